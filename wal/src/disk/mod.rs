@@ -1,0 +1,168 @@
+//! The disk seam: the few verbs that the log needs, with one real and one nasty simulated
+//! implementation.
+//!
+//! Paths are relative to the data dir and use `/`. A written byte is durable only after [`File::sync`];
+//! a created, renamed or removed name only after [`Disk::sync_dir`] of its directory.
+
+mod real;
+mod sim;
+
+use std::any::Any;
+use std::io;
+
+pub use real::RealDisk;
+pub use sim::{SimDisk, SimOp};
+
+use crate::error::Error;
+
+/// Holds a data dir for one process until it is dropped.
+pub type Lock = Box<dyn Any + Send + Sync>;
+
+/// Names and files below one data dir.
+pub trait Disk: Send + Sync + 'static {
+    /// Makes a directory; an existing one is fine.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn create_dir(&self, path: &str) -> io::Result<()>;
+    /// Opens a new file for writing and reading; an existing one is emptied first.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn create(&self, path: &str) -> io::Result<Box<dyn File>>;
+    /// Opens a file for reading.
+    ///
+    /// # Errors
+    /// What the system says; `NotFound` if there is none.
+    fn open(&self, path: &str) -> io::Result<Box<dyn File>>;
+    /// Opens an existing file for [`File::punch`].
+    ///
+    /// # Errors
+    /// What the system says; `NotFound` if there is none.
+    fn open_write(&self, path: &str) -> io::Result<Box<dyn File>>;
+    /// Renames a file; an existing target is replaced.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn remove(&self, path: &str) -> io::Result<()>;
+    /// The names in a directory, sorted; empty if it does not exist.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn list(&self, dir: &str) -> io::Result<Vec<String>>;
+    /// Makes the names in a directory durable; `""` is the data dir itself.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn sync_dir(&self, dir: &str) -> io::Result<()>;
+    /// Takes the data dir for this process.
+    ///
+    /// # Errors
+    /// `WouldBlock` with the holder as its text if another process has it.
+    fn lock(&self, path: &str) -> io::Result<Lock>;
+}
+
+/// An open file.
+pub trait File: Send {
+    /// Writes at an offset; may write less than asked.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<usize>;
+    /// Makes what was written durable.
+    ///
+    /// # Errors
+    /// What the system says; afterwards it is unknown what is durable.
+    fn sync(&mut self) -> io::Result<()>;
+    /// Reads at an offset; 0 at the end of the file.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<usize>;
+    /// Length in bytes.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn length(&self) -> io::Result<u64>;
+    /// Cuts the file.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn truncate(&mut self, length: u64) -> io::Result<()>;
+    /// Gives the blocks of a range back to the file system; it then reads as zeros.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn punch(&mut self, offset: u64, length: u64) -> io::Result<()>;
+}
+
+/// Writes all of `bytes`; short writes go on at the same offset, interrupted ones are repeated.
+pub(crate) fn write_full(file: &mut dyn File, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match file.write_at(offset, bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                bytes = bytes.get(written..).unwrap_or_default();
+                offset += written as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Fills all of `bytes`; an early end of the file is an error.
+pub(crate) fn read_full(file: &dyn File, mut offset: u64, mut bytes: &mut [u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match file.read_at(offset, bytes) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => {
+                bytes = bytes.get_mut(read..).unwrap_or_default();
+                offset += read as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Reads a whole small file; `None` if there is none.
+pub(crate) fn read_file(disk: &dyn Disk, path: &str, limit: u64) -> Result<Option<Vec<u8>>, Error> {
+    let unreadable = |source| Error::Unreadable {
+        file: path.to_owned(),
+        offset: 0,
+        source,
+    };
+    let file = match disk.open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(unreadable(error)),
+    };
+    let length = file.length().map_err(unreadable)?.min(limit);
+    let mut bytes = vec![0; usize::try_from(length).unwrap_or_default()];
+    read_full(file.as_ref(), 0, &mut bytes).map_err(unreadable)?;
+    Ok(Some(bytes))
+}
+
+/// Publishes a file in four moves: write `<path>.tmp`, sync, rename, sync the directory. After a
+/// crash there is the old file or the new one, whole.
+///
+/// # Errors
+/// The call that failed.
+pub fn publish(disk: &dyn Disk, path: &str, bytes: &[u8]) -> Result<(), Error> {
+    let tmp = format!("{path}.tmp");
+    let mut file = disk.create(&tmp).map_err(Error::io("create", &tmp))?;
+    write_full(file.as_mut(), 0, bytes).map_err(Error::io("write", &tmp))?;
+    file.sync().map_err(Error::io("sync", &tmp))?;
+    disk.rename(&tmp, path).map_err(Error::io("rename", path))?;
+    let dir = path.rsplit_once('/').map_or("", |(dir, _)| dir);
+    disk.sync_dir(dir)
+        .map_err(Error::io("sync directory of", path))
+}

@@ -1,0 +1,478 @@
+//! Reading a whole log: from `CURRENT` back along the predecessors, then forwards through the
+//! batches.
+//!
+//! What always holds: nothing is changed, made or removed here. Reading the same files again gives
+//! the same result.
+
+use std::collections::VecDeque;
+
+use crate::batch::{Batch, Position, Whole};
+use crate::cell::{BLOCK_BYTES, Flags};
+use crate::current::{self, CURRENT_BYTES, Current, CurrentState};
+use crate::disk::{Disk, read_file};
+use crate::error::{Damage, Error};
+use crate::header::{
+    BadHeader, DIR, FIRST_BATCH_AT, Mode, Predecessor, SegmentHeader, number_of_name, segment_path,
+};
+use crate::image::Image;
+use crate::scan::{Repair, Segment, Torn, bad_header};
+
+/// What a data dir holds.
+#[derive(Debug)]
+pub enum Found {
+    /// Nothing of ekokv.
+    Nothing,
+    /// A first start that did not end; there is no data.
+    Creating,
+    /// A log, read to its end.
+    Log(Box<Recovered>),
+}
+
+/// A log as it was found, and what the next [`crate::Log::start`] needs to know of it.
+#[derive(Debug)]
+pub struct Recovered {
+    /// Identity of the store.
+    pub store_id: [u8; 16],
+    /// Where the log stands.
+    pub position: Position,
+    /// Newest store time in milliseconds since the Unix epoch.
+    pub time: u64,
+    /// Durability of the run that wrote last.
+    pub mode: Mode,
+    /// Whether that run ended in order.
+    pub stopped: bool,
+    /// Batches that were read.
+    pub batches: u64,
+    /// Records that were read.
+    pub records: u64,
+    /// Segments that were read.
+    pub segments: u64,
+    /// Batches whose durability nothing proves; the next start writes them again.
+    pub doubtful: u64,
+    /// What was rebuilt from parity or a second copy.
+    pub repairs: Vec<Repair>,
+    /// What a crash left of a batch that nobody was told of; dropped.
+    pub torn: Option<Torn>,
+    /// The next segment's predecessor.
+    pub(crate) predecessor: Option<Predecessor>,
+    /// What the next segment repeats.
+    pub(crate) again: Vec<Copy>,
+    /// Numbers of the segments that count.
+    pub(crate) chain: Vec<u64>,
+    /// The highest number of any segment that is there.
+    pub(crate) highest: u64,
+}
+
+/// A batch that is written again.
+#[derive(Debug, Clone)]
+pub(crate) struct Copy {
+    pub(crate) first_sequence: u64,
+    pub(crate) count: u32,
+    pub(crate) time: u64,
+    pub(crate) skip: bool,
+    pub(crate) records: Vec<u8>,
+}
+
+impl Copy {
+    fn of(batch: &Batch<'_>) -> Self {
+        Self {
+            first_sequence: batch.first_sequence,
+            count: batch.count,
+            time: batch.time,
+            skip: batch.flags.has(Flags::SKIP),
+            records: batch.records.to_vec(),
+        }
+    }
+
+    /// The batch that goes behind `before`, with `durable` as what is known to be synced.
+    pub(crate) fn batch(&self, before: Position, durable: u64, flags: Flags) -> Batch<'_> {
+        Batch {
+            number: before.batch.saturating_add(1),
+            first_sequence: self.first_sequence,
+            count: self.count,
+            time: self.time,
+            durable,
+            flags: if self.skip {
+                flags.with(Flags::SKIP)
+            } else {
+                flags
+            },
+            records: &self.records,
+        }
+    }
+}
+
+/// Reads the log of a data dir. `visit` is called for each batch, in order, with the segment's path
+/// and the offset; what it returns as an error becomes the reason to refuse. `others` are names in
+/// the data dir that belong to a store as well: if one of them, or a segment, is there and `CURRENT`
+/// is not, the directory is refused.
+///
+/// # Errors
+/// [`Error::Damaged`] if acknowledged data may be lost, [`Error::Unreadable`] if the disk does not
+/// hand over what is needed.
+pub fn read(
+    disk: &dyn Disk,
+    others: &[&str],
+    visit: &mut dyn FnMut(&str, u64, &Batch<'_>) -> Result<(), String>,
+) -> Result<Found, Error> {
+    let list = |dir: &str| {
+        disk.list(dir).map_err(|source| Error::Unreadable {
+            file: if dir.is_empty() {
+                ".".to_owned()
+            } else {
+                dir.to_owned()
+            },
+            offset: 0,
+            source,
+        })
+    };
+    let numbers: Vec<u64> = list(DIR)?
+        .iter()
+        .filter_map(|name| number_of_name(name))
+        .collect();
+    let Some(bytes) = read_file(disk, current::NAME, CURRENT_BYTES as u64)? else {
+        let names = list("")?;
+        let orphan = numbers.first().map(|n| segment_path(*n)).or_else(|| {
+            names
+                .iter()
+                .find(|name| others.contains(&name.as_str()))
+                .cloned()
+        });
+        return match orphan {
+            None => Ok(Found::Nothing),
+            Some(file) => Err(refuse_file(
+                current::NAME,
+                format!(
+                    "it is missing, yet there is {file}: this is part of a store, not all of it"
+                ),
+            )),
+        };
+    };
+    let (current, one_copy) =
+        Current::decode(&bytes).map_err(|reason| refuse_file(current::NAME, reason))?;
+    if current.state == CurrentState::Creating {
+        return Ok(Found::Creating);
+    }
+    let mut repairs = Vec::new();
+    if one_copy {
+        repairs.push(copy_lost(current::NAME));
+    }
+
+    // A rotation, or a start, that CURRENT does not name yet.
+    for number in numbers.iter().filter(|n| **n > current.segment) {
+        let segment = load(disk, *number, current.store_id, None, &mut Vec::new())?;
+        if !segment.is_superfluous() {
+            let reason = "CURRENT names an older segment, yet this one holds batches of its own";
+            return Err(segment.damaged(FIRST_BATCH_AT, segment.header.before(), reason));
+        }
+    }
+
+    let chain = chain_of(disk, &current, &mut repairs)?;
+    let mut reader = Reader {
+        visit,
+        batches: 0,
+        records: 0,
+        time: 0,
+    };
+    let mut position = Position::default();
+    for (header, next) in chain.iter().zip(chain.iter().skip(1)) {
+        // `chain_of` has made sure that the next one names this one.
+        let Some(named) = next.predecessor else {
+            continue;
+        };
+        let path = segment_path(header.number);
+        reader.time = reader.time.max(header.time);
+        if named.end > header.length || header.before() != position {
+            let reason = "it does not follow the segment before it";
+            let before = Segment::new(path, *header, Image::default());
+            return Err(before.damaged(0, position, reason));
+        }
+        let segment = load(
+            disk,
+            header.number,
+            current.store_id,
+            Some(named.end),
+            &mut Vec::new(),
+        )?;
+        position = segment.read_to(
+            named.end,
+            named.position,
+            &mut |offset, whole| reader.take(&segment, offset, whole).map(drop),
+            &mut repairs,
+        )?;
+    }
+
+    // The newest one: its end is a verdict, and its last batches may be doubtful.
+    let number = chain.last().map_or(current.segment, |header| header.number);
+    let segment = load(disk, number, current.store_id, None, &mut Vec::new())?;
+    if segment.header.before() != position {
+        let reason = "it does not follow the segment before it";
+        return Err(segment.damaged(0, position, reason));
+    }
+    reader.time = reader.time.max(segment.header.time);
+    let mut tail = Tail::new(&segment.header);
+    let end = segment.read_to_tail(
+        &mut |offset, whole| {
+            let batch = reader.take(&segment, offset, whole)?;
+            tail.push(offset.saturating_add(whole.span), whole.after, &batch);
+            Ok(())
+        },
+        &mut repairs,
+    )?;
+    tail.prove(end.proven);
+
+    let again: Vec<Copy> = tail.pending.into_iter().filter_map(|p| p.copy).collect();
+    let mut position = tail
+        .anchor
+        .map_or(Position::default(), |anchor| anchor.position);
+    for copy in &again {
+        position = copy
+            .batch(position, 0, Flags::AGAIN)
+            .position_after(position);
+    }
+    Ok(Found::Log(Box::new(Recovered {
+        store_id: current.store_id,
+        position,
+        time: reader.time,
+        mode: segment.header.mode,
+        stopped: tail.stopped,
+        batches: reader.batches,
+        records: reader.records,
+        segments: chain.len() as u64,
+        doubtful: again.len() as u64,
+        repairs,
+        torn: end.torn,
+        predecessor: tail.anchor,
+        again,
+        chain: chain.iter().map(|header| header.number).collect(),
+        highest: numbers.iter().copied().max().unwrap_or(number).max(number),
+    })))
+}
+
+/// The headers from the oldest segment that counts to the one that `CURRENT` names.
+fn chain_of(
+    disk: &dyn Disk,
+    current: &Current,
+    repairs: &mut Vec<Repair>,
+) -> Result<Vec<SegmentHeader>, Error> {
+    let mut chain = VecDeque::new();
+    let (mut number, mut salt, mut namer) =
+        (current.segment, current.salt, current::NAME.to_owned());
+    loop {
+        let header = load(
+            disk,
+            number,
+            current.store_id,
+            Some(FIRST_BATCH_AT),
+            repairs,
+        )
+        .map_err(|error| missing(error, &namer))?
+        .header;
+        let path = segment_path(number);
+        if header.salt != salt {
+            return Err(refuse_file(
+                &path,
+                format!("it is not the segment that {namer} names"),
+            ));
+        }
+        chain.push_front(header);
+        let Some(predecessor) = header.predecessor else {
+            return Ok(chain.into());
+        };
+        if predecessor.number >= number {
+            return Err(refuse_file(
+                &path,
+                "it names a later segment as its predecessor".to_owned(),
+            ));
+        }
+        (number, salt, namer) = (predecessor.number, predecessor.salt, path);
+    }
+}
+
+/// Loads a segment's header and its first `upto` bytes, or all of it, and checks that it is what its
+/// name says.
+fn load(
+    disk: &dyn Disk,
+    number: u64,
+    store_id: [u8; 16],
+    upto: Option<u64>,
+    repairs: &mut Vec<Repair>,
+) -> Result<Segment, Error> {
+    let path = segment_path(number);
+    let unreadable = |source| Error::Unreadable {
+        file: path.clone(),
+        offset: 0,
+        source,
+    };
+    let file = disk.open(&path).map_err(unreadable)?;
+    let length = file.length().map_err(unreadable)?;
+    let image = Image::load(file.as_ref(), &path, upto.unwrap_or(length).min(length))?;
+    let (header, one_copy) = SegmentHeader::decode(image.head(BLOCK_BYTES)).map_err(|bad| {
+        match image.first_unreadable(0..2) {
+            Some((_, kind)) if bad == BadHeader::Lost => unreadable(kind.into()),
+            _ => bad_header(&path, &bad),
+        }
+    })?;
+    if one_copy {
+        repairs.push(copy_lost(&path));
+    }
+    let wrong = if header.number != number {
+        Some(format!(
+            "its header says that it is segment {}",
+            header.number
+        ))
+    } else if header.store_id != store_id {
+        Some("it belongs to another store".to_owned())
+    } else if header.length != length {
+        Some(format!(
+            "it is {length} bytes long and its header says {}",
+            header.length
+        ))
+    } else if header.first_sequence != header.before().sequence.saturating_add(1) {
+        Some("its first sequence does not follow its predecessor".to_owned())
+    } else {
+        None
+    };
+    match wrong {
+        Some(reason) => Err(refuse_file(&path, reason)),
+        None => Ok(Segment::new(path, header, image)),
+    }
+}
+
+/// A segment that is named and not there is damage, not a failing disk.
+fn missing(error: Error, namer: &str) -> Error {
+    match error {
+        Error::Unreadable { file, source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            refuse_file(&file, format!("it is missing, and {namer} names it"))
+        }
+        other => other,
+    }
+}
+
+fn refuse_file(file: &str, reason: String) -> Error {
+    Error::Damaged(Damage {
+        file: file.to_owned(),
+        offset: 0,
+        batch: None,
+        last_sequence: None,
+        reason,
+    })
+}
+
+fn copy_lost(file: &str) -> Repair {
+    Repair {
+        file: file.to_owned(),
+        offset: 0,
+        batch: 0,
+        cells: 1,
+    }
+}
+
+/// Hands batches on and counts them.
+struct Reader<'a> {
+    visit: &'a mut dyn FnMut(&str, u64, &Batch<'_>) -> Result<(), String>,
+    batches: u64,
+    records: u64,
+    time: u64,
+}
+
+impl Reader<'_> {
+    fn take<'w>(
+        &mut self,
+        segment: &Segment,
+        offset: u64,
+        whole: &'w Whole,
+    ) -> Result<Batch<'w>, Error> {
+        let batch = whole.batch();
+        let refuse = |reason: &str| {
+            let before = Position {
+                batch: batch.number - 1,
+                sequence: batch.first_sequence - 1,
+                chain: 0,
+            };
+            segment.damaged(offset, before, reason)
+        };
+        for record in batch.records() {
+            record.map_err(refuse)?;
+        }
+        (self.visit)(&segment.path, offset, &batch).map_err(|reason| refuse(&reason))?;
+        self.batches += 1;
+        self.records += u64::from(batch.count);
+        self.time = self.time.max(batch.time);
+        Ok(batch)
+    }
+}
+
+/// Follows the newest segment: which of its batches are proven, and where the next segment may
+/// name its end.
+struct Tail {
+    segment: SegmentHeader,
+    /// All batches up to this one are durable.
+    proven: u64,
+    /// The last proven batch of the newest segment with a proven record.
+    anchor: Option<Predecessor>,
+    anchored_here: bool,
+    /// Batches behind the anchor.
+    pending: VecDeque<Pending>,
+    stopped: bool,
+}
+
+struct Pending {
+    end: u64,
+    after: Position,
+    has_records: bool,
+    /// `None` for seals: what they prove is proven, and they prove nothing in another place.
+    copy: Option<Copy>,
+}
+
+impl Tail {
+    fn new(segment: &SegmentHeader) -> Self {
+        Self {
+            segment: *segment,
+            proven: segment.before().batch,
+            anchor: segment.predecessor,
+            anchored_here: false,
+            pending: VecDeque::new(),
+            stopped: false,
+        }
+    }
+
+    fn push(&mut self, end: u64, after: Position, batch: &Batch<'_>) {
+        if batch.flags.has(Flags::AFTER_SYNC) {
+            self.proven = self.proven.max(batch.number.saturating_sub(1));
+        }
+        let keep = batch.count > 0 || batch.flags.has(Flags::SKIP);
+        self.pending.push_back(Pending {
+            end,
+            after,
+            has_records: batch.count > 0,
+            copy: keep.then(|| Copy::of(batch)),
+        });
+        self.stopped = batch.flags.has(Flags::STOP);
+        self.prove(batch.durable);
+    }
+
+    fn prove(&mut self, batch: u64) {
+        self.proven = self.proven.max(batch);
+        let count = self
+            .pending
+            .iter()
+            .take_while(|p| p.after.batch <= self.proven)
+            .count();
+        // A segment without a proven record is not worth naming: the next one repeats what little
+        // it holds, and it is removed.
+        let has_records = self.pending.iter().take(count).any(|p| p.has_records);
+        if !self.anchored_here && !has_records {
+            return;
+        }
+        for proven in self.pending.drain(..count) {
+            self.anchored_here = true;
+            self.anchor = Some(Predecessor {
+                number: self.segment.number,
+                salt: self.segment.salt,
+                end: proven.end,
+                position: proven.after,
+            });
+        }
+    }
+}
