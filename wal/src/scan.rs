@@ -131,6 +131,11 @@ impl Segment {
             return Err(error);
         }
 
+        // All its cells are there and it is not what belongs here: no crash leaves that.
+        if let Broken::Content(reason) = broken {
+            return Err(self.damaged(offset, position, reason));
+        }
+
         let mut written = 0;
         let mut proven = 0;
         for cell in cells {
@@ -188,10 +193,6 @@ impl Segment {
                 torn: None,
                 proven,
             });
-        }
-        // All its cells are there and it is not what belongs here: no crash leaves that.
-        if let Broken::Content(reason) = broken {
-            return Err(self.damaged(offset, position, reason));
         }
         let torn = Torn {
             file: self.path.clone(),
