@@ -1,0 +1,45 @@
+//! A future whose panic is an outcome: a defect in one handler ends its request, nothing else.
+
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::task::Poll;
+
+/// The future panicked.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Panicked;
+
+/// Runs a future to its end or its panic. After a panic it is not polled again.
+pub(super) async fn caught<F: Future>(future: F) -> Result<F::Output, Panicked> {
+    let mut future = pin!(future);
+    poll_fn(move |context| {
+        // What a panic leaves half done belongs to this future alone: the store is reached by
+        // messages, and the counters that requests share change in one step.
+        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
+            Err(_) => Poll::Ready(Err(Panicked)),
+        }
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_an_outcome_before_and_after_waiting() {
+        assert_eq!(caught(async { 7 }).await, Ok(7));
+        let waited = caught(async {
+            tokio::task::yield_now().await;
+            8
+        });
+        assert_eq!(waited.await, Ok(8));
+        let panics = caught(async {
+            tokio::task::yield_now().await;
+            panic!("on purpose");
+        });
+        assert_eq!(panics.await, Err::<(), _>(Panicked));
+    }
+}

@@ -1,0 +1,111 @@
+//! One key at a time: get, set, delete; and clear.
+
+use bytes::{Buf, Bytes};
+use warp::Stream;
+use warp::reply::Response;
+
+use super::app::{App, Ready};
+use super::body::Payload;
+use super::budget::UNCOUNTED_BYTES_MAX;
+use super::json::{self, Shape};
+use super::refusal::Refusal;
+use super::{answer, path};
+use crate::state::{Form, ttl};
+use crate::store::{Answer, Command, Put, Reply, Ttl};
+
+/// What get and batch/get answer for a key that is not there any more.
+pub(super) const NOTHING: &[u8] = b"{}";
+
+/// `GET /api/kv/get/{key}`
+pub(super) async fn get(app: &App, ready: &Ready, key: &str) -> Result<Response, Refusal> {
+    let key = path::key(key, app.limits.key_bytes)?;
+    let Reply { sequence, answer } = ready.store.call(Command::Get { key }).await?;
+    match answer {
+        Answer::Found(found) => {
+            // A bare value leaves as it is stored; only an envelope is a copy that takes memory.
+            let copied = match found.form {
+                Form::Bare => 0,
+                Form::Envelope => found.value.len(),
+            };
+            let reservation = answer::reserve(&app.budget, copied)?;
+            let mut response = answer::at(sequence, answer::formed(found.value, found.form));
+            answer::describe(&mut response, found.version, found.deadline);
+            answer::hold(&mut response, reservation);
+            Ok(response)
+        }
+        Answer::Expired => Ok(answer::at(sequence, NOTHING)),
+        Answer::Missing => Err(Refusal::KeyNotFound { sequence }),
+        _ => Err(Refusal::Internal),
+    }
+}
+
+/// `POST /api/kv/set/{key}`
+pub(super) async fn set<S, B>(
+    app: &App,
+    ready: &Ready,
+    key: &str,
+    query: Option<&str>,
+    payload: &mut Payload<S>,
+) -> Result<Response, Refusal>
+where
+    S: Stream<Item = Result<B, warp::Error>> + Unpin + Send + 'static,
+    B: Buf + Send,
+{
+    let key = path::key(key, app.limits.key_bytes)?;
+    let asked = query.map_or(Ok(None), path::ttl)?;
+    let arrived = payload.read(app).await?;
+    let bytes = arrived.bytes.as_slice();
+    if bytes.is_empty() {
+        return Err(Refusal::BodyEmpty);
+    }
+    let body = json::check_body(bytes)?;
+    let (text, form, said) = match body.shape {
+        Shape::Envelope { value, ttl } => {
+            (value, Form::Envelope, ttl.map_or(Ok(Ttl::None), ttl::parse_json)?)
+        }
+        Shape::Bare { ttl } => (body.text, Form::Bare, ttl.map_or(Ttl::None, ttl::bare_ttl)),
+    };
+    let limit = app.limits.value_bytes;
+    if text.len() > limit {
+        return Err(Refusal::ValueTooLarge { length: text.len(), limit });
+    }
+    let value = if text.len() == bytes.len() {
+        arrived.bytes.into_exact()
+    } else {
+        Bytes::copy_from_slice(text.as_bytes())
+    };
+    // A small value is copied for the answer: sharing its buffer would cost as much, and the store
+    // would keep the counter of its owners for good.
+    let shown = match form {
+        Form::Bare if value.len() <= UNCOUNTED_BYTES_MAX => Bytes::copy_from_slice(&value),
+        _ => answer::formed(value.clone(), form),
+    };
+    let put = Put { key, value, form, ttl: asked.unwrap_or(said) };
+    let Reply { sequence, answer } = ready.store.call(Command::Set(put)).await?;
+    let Answer::Stored { version, deadline } = answer else { return Err(Refusal::Internal) };
+    let mut response = answer::at(sequence, shown);
+    answer::describe(&mut response, version, deadline);
+    answer::hold(&mut response, arrived.reservation);
+    Ok(response)
+}
+
+/// `DELETE /api/kv/delete/{key}`
+pub(super) async fn delete(app: &App, ready: &Ready, key: &str) -> Result<Response, Refusal> {
+    let key = path::key(key, app.limits.key_bytes)?;
+    let Reply { sequence, answer } = ready.store.call(Command::Delete { key }).await?;
+    let text: &[u8] = match answer {
+        Answer::Deleted(true) => br#"{"message":"deleted","deleted":true}"#,
+        Answer::Deleted(false) => br#"{"message":"deleted","deleted":false}"#,
+        _ => return Err(Refusal::Internal),
+    };
+    Ok(answer::at(sequence, text))
+}
+
+/// `DELETE /api/kv/clear`
+pub(super) async fn clear(ready: &Ready) -> Result<Response, Refusal> {
+    let Reply { sequence, answer } = ready.store.call(Command::Clear).await?;
+    match answer {
+        Answer::Cleared => Ok(answer::at(sequence, &br#"{"message":"success"}"#[..])),
+        _ => Err(Refusal::Internal),
+    }
+}

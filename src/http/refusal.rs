@@ -1,0 +1,245 @@
+//! Every way in which a request is refused, and the one place where that becomes a status.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::OnceLock;
+
+use hyper::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::StatusCode;
+use warp::reply::Response;
+
+use super::answer;
+use super::json::JsonError;
+use crate::auth;
+use crate::state::ttl::TtlError;
+use crate::store;
+
+/// Names one request in an error and in the log.
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Seconds after which a caller that met a full or loading server should come back.
+const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
+
+/// Why a request is refused; the sentence goes to the caller.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refusal {
+    #[error("there is nothing at this path")]
+    UnknownRoute,
+    #[error(
+        "there is nothing at this path: a key is one path segment, write \"/\" in a key as %2F and \
+         end the path without a slash"
+    )]
+    ExtraSegment,
+    #[error("this path does not take this method, only {allow}")]
+    Method { allow: &'static str },
+    #[error("the request could not be understood: a header is not readable text")]
+    Header,
+    #[error("{0}")]
+    Token(#[from] auth::Refusal),
+    #[error("the API key is not known here")]
+    ApiKey,
+    #[error("this needs the role admin")]
+    Forbidden,
+    #[error("the key is empty")]
+    KeyEmpty,
+    #[error("the key is not percent-encoded UTF-8: write \"%\" in a key as %25")]
+    KeyEncoding,
+    #[error(
+        "the key has {length} bytes and the limit is {limit} (--max-key-bytes, \
+         EKOKV_MAX_KEY_BYTES)"
+    )]
+    KeyTooLong { length: usize, limit: usize },
+    #[error("the key does not exist")]
+    KeyNotFound { sequence: u64 },
+    #[error("the query is not percent-encoded UTF-8")]
+    QueryEncoding,
+    #[error("the query has more than one ttl")]
+    QueryTtlTwice,
+    #[error("the query has a parameter that is not known here; known is ttl")]
+    QueryUnknown,
+    #[error("{0}")]
+    Ttl(#[from] TtlError),
+    #[error("the body is empty: JSON is expected")]
+    BodyEmpty,
+    #[error("{0}")]
+    Json(#[from] JsonError),
+    #[error("value {index} of the batch: {error}")]
+    BatchValue { index: usize, error: JsonError },
+    #[error("value {index} of the batch: {error}")]
+    BatchTtl { index: usize, error: TtlError },
+    #[error("the body is not what is expected here: {0}")]
+    Shape(String),
+    #[error("{keys} keys and {values} values: there is one value for each key")]
+    BatchLengths { keys: usize, values: usize },
+    #[error(
+        "the batch has {length} keys and the limit is {limit} (--max-batch-keys, \
+         EKOKV_MAX_BATCH_KEYS)"
+    )]
+    BatchTooLong { length: usize, limit: usize },
+    #[error(
+        "the value has {length} bytes and the limit is {limit} (--max-value-bytes, \
+         EKOKV_MAX_VALUE_BYTES)"
+    )]
+    ValueTooLarge { length: usize, limit: usize },
+    #[error(
+        "the body has more than {limit} bytes, which is the limit (--max-body-bytes, \
+         EKOKV_MAX_BODY_BYTES)"
+    )]
+    BodyTooLarge { limit: usize },
+    #[error(
+        "the answer would have {length} bytes and the limit is {limit} (--max-inflight-bytes, \
+         EKOKV_MAX_INFLIGHT_BYTES): ask for fewer keys at a time"
+    )]
+    AnswerTooLarge { length: usize, limit: usize },
+    #[error("the body ended before it was complete")]
+    BodyCut,
+    #[error("the body did not arrive in time")]
+    BodySlow,
+    #[error(
+        "requests and answers under way fill --max-inflight-bytes (EKOKV_MAX_INFLIGHT_BYTES): try \
+         again in a second"
+    )]
+    InflightFull,
+    #[error("the store is being loaded: try again in a second")]
+    Loading,
+    #[error("the server is stopping")]
+    Stopping,
+    #[error("{0}")]
+    Store(#[from] store::Error),
+    #[error("the server met an error of its own")]
+    Internal,
+}
+
+impl Refusal {
+    /// Status and code: what a program goes by.
+    fn class(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::UnknownRoute | Self::ExtraSegment => (StatusCode::NOT_FOUND, "not_found"),
+            Self::Method { .. } => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::Header => (StatusCode::BAD_REQUEST, "bad_request"),
+            Self::Token(auth::Refusal::Missing) => (StatusCode::UNAUTHORIZED, "missing_token"),
+            Self::Token(auth::Refusal::Expired) => (StatusCode::UNAUTHORIZED, "token_expired"),
+            Self::Token(_) => (StatusCode::UNAUTHORIZED, "invalid_token"),
+            Self::ApiKey => (StatusCode::UNAUTHORIZED, "invalid_api_key"),
+            Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden"),
+            Self::KeyEmpty | Self::KeyEncoding => (StatusCode::BAD_REQUEST, "invalid_key"),
+            Self::KeyTooLong { .. } => (StatusCode::BAD_REQUEST, "key_too_long"),
+            Self::KeyNotFound { .. } => (StatusCode::NOT_FOUND, "key_not_found"),
+            Self::QueryEncoding | Self::QueryUnknown => (StatusCode::BAD_REQUEST, "invalid_query"),
+            Self::QueryTtlTwice
+            | Self::Ttl(_)
+            | Self::BatchTtl { .. }
+            | Self::Store(store::Error::TtlOutOfRange { .. }) => (StatusCode::BAD_REQUEST, "invalid_ttl"),
+            Self::BodyEmpty | Self::Json(_) | Self::BatchValue { .. } => {
+                (StatusCode::BAD_REQUEST, "invalid_json")
+            }
+            Self::Shape(_) | Self::BatchLengths { .. } => {
+                (StatusCode::BAD_REQUEST, "invalid_body")
+            }
+            Self::BatchTooLong { .. } => (StatusCode::BAD_REQUEST, "too_many_keys"),
+            Self::ValueTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "value_too_large"),
+            Self::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
+            Self::AnswerTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "answer_too_large"),
+            Self::BodyCut => (StatusCode::BAD_REQUEST, "incomplete_body"),
+            Self::BodySlow => (StatusCode::REQUEST_TIMEOUT, "request_timeout"),
+            Self::InflightFull | Self::Store(store::Error::Busy { .. }) => {
+                (StatusCode::TOO_MANY_REQUESTS, "busy")
+            }
+            Self::Loading => (StatusCode::SERVICE_UNAVAILABLE, "loading"),
+            Self::Stopping | Self::Store(store::Error::Stopping) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "stopping")
+            }
+            Self::Store(store::Error::MemoryFull { .. }) => {
+                (StatusCode::INSUFFICIENT_STORAGE, "memory_full")
+            }
+            Self::Store(store::Error::OutcomeUnknown) => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "outcome_unknown")
+            }
+            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+        }
+    }
+
+    /// The header that the status asks for, if it asks for one.
+    fn header(&self, status: StatusCode) -> Option<(HeaderName, HeaderValue)> {
+        match (self, status) {
+            // An answer about a key, too: it shows the store as of a place in its order.
+            (Self::KeyNotFound { sequence }, _) => {
+                Some((answer::VERSION, HeaderValue::from(*sequence)))
+            }
+            (Self::Method { allow }, _) => Some((ALLOW, HeaderValue::from_static(allow))),
+            (_, StatusCode::UNAUTHORIZED) => {
+                Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")))
+            }
+            (_, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) => {
+                Some((RETRY_AFTER, RETRY_AFTER_SECONDS))
+            }
+            _ => None,
+        }
+    }
+
+    /// The answer that tells the caller.
+    pub(super) fn response(&self) -> Response {
+        let (status, code) = self.class();
+        let id = request_id();
+        let body = serde_json::json!({
+            "code": status.as_u16(),
+            "error": code,
+            "message": self.to_string(),
+            "request_id": id,
+        });
+        if status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE {
+            tracing::error!(request_id = id, error = code, "a request failed");
+        }
+        let mut response = answer::json(body.to_string());
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.extend(self.header(status));
+        if let Ok(id) = HeaderValue::try_from(id) {
+            headers.insert(REQUEST_ID, id);
+        }
+        response
+    }
+}
+
+/// A name for a request that no other request of this process has, nor likely one of another.
+fn request_id() -> String {
+    static PREFIX: OnceLock<u32> = OnceLock::new();
+    static COUNT: AtomicU64 = AtomicU64::new(1);
+    // Without randomness the ids of two processes may meet, which confuses nobody but a log reader.
+    let prefix = PREFIX.get_or_init(|| getrandom::u32().unwrap_or_default());
+    format!("{prefix:08x}-{:x}", COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_ids_differ() {
+        let (one, other) = (request_id(), request_id());
+        assert_ne!(one, other);
+        assert_eq!(one.split('-').next(), other.split('-').next());
+    }
+
+    #[test]
+    fn statuses_carry_the_headers_they_ask_for() {
+        for (refusal, status, header) in [
+            (Refusal::Loading, 503, Some(("retry-after", "1"))),
+            (Refusal::InflightFull, 429, Some(("retry-after", "1"))),
+            (Refusal::Store(store::Error::Busy { what: "the mailbox" }), 429, Some(("retry-after", "1"))),
+            (Refusal::ApiKey, 401, Some(("www-authenticate", "Bearer"))),
+            (Refusal::Token(auth::Refusal::Revoked), 401, Some(("www-authenticate", "Bearer"))),
+            (Refusal::Method { allow: "GET, HEAD" }, 405, Some(("allow", "GET, HEAD"))),
+            (Refusal::Store(store::Error::MemoryFull { used: 2, limit: 1 }), 507, None),
+            (Refusal::Store(store::Error::OutcomeUnknown), 500, None),
+            (Refusal::Forbidden, 403, None),
+        ] {
+            let response = refusal.response();
+            assert_eq!(response.status().as_u16(), status, "{refusal:?}");
+            assert_eq!(response.headers()["content-type"], "application/json");
+            assert!(response.headers().contains_key(REQUEST_ID));
+            if let Some((name, value)) = header {
+                assert_eq!(response.headers()[name], value, "{refusal:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! `POST /api/auth/token`: a token for an API key.
+
+use bytes::Buf;
+use hyper::header::{CACHE_CONTROL, HeaderValue};
+use serde::Deserialize;
+use warp::Stream;
+use warp::reply::Response;
+
+use super::answer;
+use super::app::{App, Ready};
+use super::body::Payload;
+use super::refusal::Refusal;
+use super::request::Head;
+
+/// The body. Other members are ignored: clients of other versions may say more.
+#[derive(Deserialize)]
+struct Exchange {
+    api_key: String,
+}
+
+/// Exchanges an API key for a token.
+pub(super) async fn token<S, B>(
+    app: &App,
+    ready: &Ready,
+    head: &Head,
+    payload: &mut Payload<S>,
+) -> Result<Response, Refusal>
+where
+    S: Stream<Item = Result<B, warp::Error>> + Unpin + Send + 'static,
+    B: Buf + Send,
+{
+    let arrived = payload.read(app).await?;
+    let bytes = arrived.bytes.as_slice();
+    if bytes.is_empty() {
+        return Err(Refusal::BodyEmpty);
+    }
+    super::json::check(bytes)?;
+    let Exchange { api_key } = serde_json::from_slice(bytes).map_err(|_| {
+        Refusal::Shape("an object with a member \"api_key\", a string, is expected".to_owned())
+    })?;
+    let keyring = ready.store.keyring();
+    let Some(key) = keyring.authenticate(&api_key) else {
+        tracing::warn!(peer = %head.peer, "an API key was refused");
+        return Err(Refusal::ApiKey);
+    };
+    let token = ready.tokens.issue(key, app.clock.now_ms()).map_err(|_| Refusal::Internal)?;
+    let mut response = answer::json(serde_json::json!({ "token": token }).to_string());
+    // RFC 6749, section 5.1: no cache may keep a token.
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}

@@ -1,0 +1,11 @@
+//! ekokv: a key-value server with the KV REST API of ekoDB.
+//!
+//! Reading order: `docs/architecture.md`.
+
+pub mod auth;
+pub mod clock;
+pub mod config;
+pub mod http;
+pub mod server;
+pub mod state;
+pub mod store;

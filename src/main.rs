@@ -1,0 +1,175 @@
+//! The program: arguments to settings to a server, and its end to an exit code.
+
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand};
+use ekokv::clock::SystemClock;
+use ekokv::config::{Config, Flags};
+use ekokv::server;
+use ekokv::store::{self, Failure};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// SIGXFSZ on Linux: a write beyond the limit on file sizes.
+const SIGNAL_FILE_TOO_LARGE: i32 = 25;
+
+/// A key-value server with the KV REST API of ekoDB.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Task>,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Serves; the same as no command at all
+    Serve(Box<Flags>),
+    /// Prints the log of a data dir, batch by batch; changes nothing
+    Wal {
+        /// The data dir
+        dir: PathBuf,
+    },
+}
+
+/// Why the program ends; the numbers are a promise to supervisors, those of sysexits.h where there
+/// is one. Usage errors end with 2 by clap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Exit {
+    Clean = 0,
+    Damaged = 65,
+    Storage = 74,
+    InUse = 75,
+    Settings = 78,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+impl From<&Failure> for Exit {
+    fn from(failure: &Failure) -> Self {
+        match failure {
+            Failure::Damaged(_) => Self::Damaged,
+            Failure::Storage(_) => Self::Storage,
+            Failure::Locked(_) => Self::InUse,
+            Failure::Settings(_) => Self::Settings,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    log_to_stderr();
+    let exit = match arguments.command {
+        None => serve(&arguments.flags),
+        Some(Task::Serve(flags)) => serve(&flags),
+        Some(Task::Wal { dir }) => {
+            end(store::inspect::print(&dir, &mut io::stdout().lock()))
+        }
+    };
+    exit.into()
+}
+
+/// Sends the log to stderr: as text to a person, else as one JSON object a line.
+fn log_to_stderr() {
+    let log = tracing_subscriber::fmt().with_writer(io::stderr);
+    if io::stderr().is_terminal() {
+        log.init();
+    } else {
+        log.json().init();
+    }
+    // The message of a panic may quote a value; the place is enough to find the defect.
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(place, "panic");
+    }));
+}
+
+/// Serves until a signal or a failure.
+fn serve(flags: &Flags) -> Exit {
+    let config = match Config::load(flags, std::env::vars_os()) {
+        Ok(config) => config,
+        Err(problems) => {
+            for problem in problems.sentences() {
+                tracing::error!("{problem}");
+            }
+            return Exit::Settings;
+        }
+    };
+    let runtime = match Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "cannot start threads");
+            return Exit::Storage;
+        }
+    };
+    let exit = runtime.block_on(listen(config));
+    // What still runs after a failure may hang on a disk; the end of the process ends it.
+    runtime.shutdown_background();
+    exit
+}
+
+async fn listen(config: Config) -> Exit {
+    let stop = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => {
+            tracing::error!(%error, "cannot listen for signals");
+            return Exit::Storage;
+        }
+    };
+    let listener = match TcpListener::bind(&config.listen).await {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!("cannot listen on {}: {error}", config.listen);
+            return match error.kind() {
+                io::ErrorKind::AddrInUse => Exit::InUse,
+                _ => Exit::Settings,
+            };
+        }
+    };
+    end(server::run(listener, config, Arc::new(SystemClock), stop.received()).await)
+}
+
+/// Tells why a task failed, if it did.
+fn end(outcome: Result<(), Failure>) -> Exit {
+    match outcome {
+        Ok(()) => Exit::Clean,
+        Err(failure) => {
+            tracing::error!("{failure}");
+            Exit::from(&failure)
+        }
+    }
+}
+
+/// The signals that stop the server.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        // Having a handler at all turns the signal into the error of the write that caused it.
+        drop(signal(SignalKind::from_raw(SIGNAL_FILE_TOO_LARGE))?);
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn received(mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

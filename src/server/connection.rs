@@ -1,0 +1,198 @@
+//! One connection: HTTP/1.1 over a socket, and the deadlines that end it.
+//!
+//! hyper's header timeout sets a timer for each request and ends idle connections as if they were
+//! slow ones. Instead the connection's task looks at what has happened every [`TICK`], which costs
+//! the requests nothing; a deadline is therefore late by up to one tick.
+
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpStream;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::activity::{Activity, Seen, Watched};
+use crate::http::{self, App};
+
+/// How often a connection is looked at.
+const TICK: Duration = Duration::from_secs(5);
+/// From a new connection to the first byte of its first request.
+const FIRST_BYTE_TICKS: u32 = 6;
+/// From the first byte of a request, or of what is left of the one before, to the end of its head.
+const HEAD_TICKS: u32 = 4;
+/// From an answer to the first byte of the next request. Clients' pools keep connections for up to
+/// 90 seconds: the side that closes first should be theirs, or they meet a dead connection.
+const IDLE_TICKS: u32 = 24;
+/// Without any progress in writing an answer.
+const WRITE_TICKS: u32 = 6;
+
+/// Serves a connection to its end.
+pub(super) async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    app: Arc<App>,
+    finish: CancellationToken,
+    cut: CancellationToken,
+) {
+    let activity = Arc::new(Activity::default());
+    let filtered = TowerToHyperService::new(warp::service(http::filter(app, peer)));
+    let service = service_fn(|request: Request<Incoming>| {
+        activity.start();
+        let answering = filtered.call(request);
+        let activity = &activity;
+        async move {
+            let response = answering.await;
+            activity.answer();
+            response.map(http::held)
+        }
+    });
+    let io = TokioIo::new(Watched::new(stream, Arc::clone(&activity)));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(None)
+        .serve_connection(io, service);
+    let mut connection = pin!(connection);
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut watch = Watch::default();
+    let mut is_finishing = false;
+    loop {
+        tokio::select! {
+            // What a peer does wrong, hyper has told it; there is nothing to tell anybody else.
+            _ = connection.as_mut() => return,
+            _ = ticks.tick() => if watch.is_over(activity.seen()) { return },
+            () = finish.cancelled(), if !is_finishing => {
+                is_finishing = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = cut.cancelled() => return,
+        }
+    }
+}
+
+/// What a connection is waiting for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waits {
+    /// Our own answer. The body has its own deadlines, and so has the store.
+    Answer,
+    /// The peer to take what we write.
+    Write,
+    /// The first byte of the first request.
+    FirstByte,
+    /// The rest of a request's head.
+    Head,
+    /// The next request.
+    Next,
+}
+
+impl Waits {
+    fn ticks_max(self) -> u32 {
+        match self {
+            Self::Answer => u32::MAX,
+            Self::Write => WRITE_TICKS,
+            Self::FirstByte => FIRST_BYTE_TICKS,
+            Self::Head => HEAD_TICKS,
+            Self::Next => IDLE_TICKS,
+        }
+    }
+}
+
+/// Turns what is seen at each tick into the end of a connection that has waited too long.
+#[derive(Debug, Default)]
+struct Watch {
+    before: Seen,
+    /// Reads that belong to requests already answered.
+    reads_answered: u64,
+    waited: Option<(Waits, u32)>,
+}
+
+impl Watch {
+    /// Whether a deadline has passed, at one tick after the last call.
+    fn is_over(&mut self, now: Seen) -> bool {
+        let is_new_request = now.started != self.before.started;
+        if is_new_request || now.answered != now.started {
+            self.reads_answered = now.reads;
+        }
+        let waits = if now.is_blocked {
+            Waits::Write
+        } else if now.started != now.answered {
+            Waits::Answer
+        } else if now.reads == 0 {
+            Waits::FirstByte
+        } else if now.reads > self.reads_answered {
+            Waits::Head
+        } else {
+            Waits::Next
+        };
+        let is_same = self.waited.is_some_and(|(before, _)| before == waits)
+            && !is_new_request
+            && (waits != Waits::Write || now.writes == self.before.writes);
+        let ticks = match self.waited {
+            Some((_, ticks)) if is_same => ticks.saturating_add(1),
+            _ => 0,
+        };
+        self.before = now;
+        self.waited = Some((waits, ticks));
+        ticks >= waits.ticks_max()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ticks until the connection is ended, if what is seen changes as `next` says.
+    fn ticks(watch: &mut Watch, mut next: impl FnMut(u64) -> Seen) -> Option<u64> {
+        (1..1_000).find(|tick| watch.is_over(next(*tick)))
+    }
+
+    fn idle(requests: u64) -> Seen {
+        Seen { reads: requests, started: requests, answered: requests, ..Seen::default() }
+    }
+
+    #[test]
+    fn a_new_connection_must_say_something() {
+        let ended = ticks(&mut Watch::default(), |_| Seen::default());
+        assert_eq!(ended, Some(u64::from(FIRST_BYTE_TICKS) + 1));
+    }
+
+    #[test]
+    fn a_head_that_comes_byte_by_byte_is_ended_all_the_same() {
+        let ended = ticks(&mut Watch::default(), |tick| Seen { reads: tick, ..Seen::default() });
+        assert_eq!(ended, Some(u64::from(HEAD_TICKS) + 1));
+        let mut later = Watch::default();
+        assert!(!later.is_over(idle(7)));
+        let ended = ticks(&mut later, |tick| Seen { reads: 7 + tick, ..idle(7) });
+        assert_eq!(ended, Some(u64::from(HEAD_TICKS) + 1));
+    }
+
+    #[test]
+    fn an_idle_connection_lives_longer_and_each_request_counts_anew() {
+        let mut watch = Watch::default();
+        assert_eq!(ticks(&mut watch, |_| idle(1)), Some(u64::from(IDLE_TICKS) + 1));
+        let mut busy = Watch::default();
+        assert_eq!(ticks(&mut busy, |tick| idle(1 + tick / 20)), None);
+    }
+
+    #[test]
+    fn a_request_under_way_is_not_ended() {
+        let waiting = Seen { reads: 3, started: 1, ..Seen::default() };
+        assert_eq!(ticks(&mut Watch::default(), |_| waiting), None);
+    }
+
+    #[test]
+    fn a_reader_must_make_progress() {
+        let stuck = Seen { is_blocked: true, writes: 9, ..idle(1) };
+        assert_eq!(ticks(&mut Watch::default(), |_| stuck), Some(u64::from(WRITE_TICKS) + 1));
+        let slow = |tick| Seen { writes: tick, ..stuck };
+        assert_eq!(ticks(&mut Watch::default(), slow), None);
+    }
+}

@@ -1,0 +1,145 @@
+//! The server: from a listener and settings to a drained, closed store.
+//!
+//! The port answers before the store is loaded and as long as anything waits for an answer. What
+//! stops first is accepting, then requests, then the store: no answer is lost that the store gave.
+
+mod accept;
+mod activity;
+mod connection;
+mod startup;
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::http::App;
+use crate::store::{Failure, Opened, Options, Store, Threads};
+
+/// How long requests under way may take after the signal to stop.
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);
+/// The same after the log has failed: their answers are refusals that only need to leave.
+const FAILURE_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// Serves `config` on `listener` until `shutdown` is ready or the store has failed.
+///
+/// # Errors
+/// Why the store could not be opened, or what ended it.
+pub async fn run(
+    listener: TcpListener,
+    config: Config,
+    clock: Arc<dyn Clock>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), Failure> {
+    let address = listener.local_addr().map_err(|error| {
+        Failure::Settings(format!("the address that is listened on has no name: {error}"))
+    })?;
+    let app = Arc::new(App::new(&config, Arc::clone(&clock)));
+    let connections = Connections::accept(listener, Arc::clone(&app));
+    let mut shutdown = pin!(shutdown);
+    startup::listening(address, &config);
+
+    let opened = tokio::select! {
+        opened = open(config.store_options(clock)) => opened,
+        () = &mut shutdown => {
+            tracing::info!("stopped before the store was loaded");
+            connections.close(DRAIN_TIME_MAX).await;
+            return Ok(());
+        }
+    };
+    let Opened { store, threads, jwt_secret, new_admin_key } = match opened {
+        Ok(opened) => opened,
+        Err(failure) => {
+            connections.close(FAILURE_TIME_MAX).await;
+            return Err(failure);
+        }
+    };
+    let failed = store.failed();
+    app.serve(store, &jwt_secret);
+    startup::ready(address, new_admin_key.as_deref());
+
+    let (failure, grace) = tokio::select! {
+        () = &mut shutdown => (None, DRAIN_TIME_MAX),
+        failure = failed => (Some(failure), FAILURE_TIME_MAX),
+    };
+    app.stop();
+    tracing::info!("stopping");
+    connections.close(grace).await;
+    match failure {
+        None => stop(threads).await,
+        Some(failure) => {
+            // The threads are ending by themselves; a disk that hangs must not keep the process.
+            let _ = timeout(FAILURE_TIME_MAX, stop(threads)).await;
+            Err(failure)
+        }
+    }
+}
+
+/// Opens the store on a thread of its own: a start may take minutes, and a process that is told to
+/// stop meanwhile does not wait for it.
+async fn open(options: Options) -> Result<Opened, Failure> {
+    let (sender, receiver) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("open".to_owned()).spawn(move || {
+        if let Err(Ok(unwanted)) = sender.send(Store::open(options)) {
+            drop(unwanted.store);
+            let _ = unwanted.threads.stop();
+        }
+    });
+    if let Err(error) = thread {
+        return Err(Failure::Settings(format!("cannot start a thread: {error}")));
+    }
+    // The sender is dropped unsent only if the thread panicked.
+    receiver
+        .await
+        .unwrap_or_else(|_| Err(Failure::Storage("loading the store panicked".to_owned())))
+}
+
+/// Closes the store.
+async fn stop(threads: Threads) -> Result<(), Failure> {
+    tokio::task::spawn_blocking(|| threads.stop())
+        .await
+        .unwrap_or_else(|_| Err(Failure::Storage("closing the store panicked".to_owned())))
+}
+
+/// The connections of a server, and the two ways to end them.
+struct Connections {
+    tasks: TaskTracker,
+    /// Accept no more, finish what is under way.
+    finish: CancellationToken,
+    /// End at once.
+    cut: CancellationToken,
+}
+
+impl Connections {
+    /// Accepts on `listener` from now on.
+    fn accept(listener: TcpListener, app: Arc<App>) -> Self {
+        let connections = Self {
+            tasks: TaskTracker::new(),
+            finish: CancellationToken::new(),
+            cut: CancellationToken::new(),
+        };
+        let tasks = connections.tasks.clone();
+        let (finish, cut) = (connections.finish.clone(), connections.cut.clone());
+        connections.tasks.spawn(accept::accept(listener, app, tasks, finish, cut));
+        connections
+    }
+
+    /// Ends them all: gently within `grace`, then at once.
+    async fn close(self, grace: Duration) {
+        self.finish.cancel();
+        self.tasks.close();
+        if timeout(grace, self.tasks.wait()).await.is_err() {
+            tracing::warn!(connections = self.tasks.len(), "cutting connections that did not end");
+            self.cut.cancel();
+            self.tasks.wait().await;
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! A key and what is stored under it.
+
+use bytes::Bytes;
+
+/// A key: UTF-8, not empty, at most [`KEY_BYTES_MAX`] bytes. Data, never a path.
+pub type Key = Box<str>;
+
+/// The longest key the log format can hold, in bytes; `--max-key-bytes` is at most this.
+pub const KEY_BYTES_MAX: usize = u16::MAX as usize;
+
+/// How a value came in and therefore goes out: one bit per entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Form {
+    /// The request's body was the value itself.
+    Bare,
+    /// The request's body was `{"value": …}`; so is the answer.
+    Envelope,
+}
+
+/// A live entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The JSON text of the value.
+    pub value: Bytes,
+    /// How it is answered.
+    pub form: Form,
+    /// The sequence of the entry's last change.
+    pub version: u64,
+    /// When it expires, in milliseconds since the Unix epoch.
+    pub deadline: Option<u64>,
+}

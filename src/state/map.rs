@@ -1,0 +1,280 @@
+//! The state itself: what is stored under each key, who may ask, and what becomes due when.
+
+use std::fmt;
+
+use super::contents::{Contents, Slot, entry_bytes};
+use super::entry::{Entry, Key};
+use super::keyring::{ApiKey, Keyring};
+use super::mutation::Mutation;
+
+/// Everything the store knows.
+///
+/// - It changes by [`State::apply`] alone, with ascending sequences, so the same mutations always
+///   build the same state. ([`State::released`] drops what no answer depends on any more.)
+/// - A key past its deadline is never shown, whether or not its expiry was applied.
+/// - Each answer names the sequence it depends on, absences included, for as long as that sequence
+///   may not be released: deleted and forgotten keys leave a tombstone, a clear its sequence.
+pub struct State {
+    contents: Contents,
+    /// The sequence of the last clear; 0 if there was none.
+    cleared_at: u64,
+    keyring: Keyring,
+    retention_ms: u64,
+}
+
+/// What [`State::apply`] did beyond changing keys.
+#[derive(Debug, Default)]
+#[must_use]
+pub struct Applied {
+    /// The API keys or the hashing key are other than before.
+    pub keyring_changed: bool,
+    /// What a clear removed: dropping it takes time in proportion to its size, so do that where
+    /// nobody waits.
+    pub freed: Option<Freed>,
+}
+
+/// The former contents of a cleared state, to be dropped on whichever thread has the time.
+pub struct Freed {
+    _contents: Box<Contents>,
+}
+
+impl fmt::Debug for Freed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Freed").finish_non_exhaustive()
+    }
+}
+
+/// What a read finds, and what that depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lookup<'a> {
+    /// The answer may be shown once this sequence is released; 0 if it depends on none.
+    pub gate: u64,
+    /// What is there.
+    pub slot: Shown<'a>,
+}
+
+/// A key as readers see it at some time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown<'a> {
+    /// It has a value.
+    Found(&'a Entry),
+    /// Its deadline has passed, and it is still remembered.
+    Expired {
+        /// The deadline, in milliseconds since the Unix epoch.
+        deadline: u64,
+    },
+    /// It was never set, or deleted, or is forgotten.
+    Missing,
+}
+
+/// What is to be done about a key by now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Due {
+    /// Its deadline has passed: its value is to be dropped.
+    Expire(Key),
+    /// It has been remembered long enough.
+    Forget(Key),
+}
+
+impl Due {
+    /// The mutation that does it.
+    #[must_use]
+    pub fn mutation(&self) -> Mutation<'_> {
+        match self {
+            Self::Expire(key) => Mutation::Expire { key },
+            Self::Forget(key) => Mutation::Forget { key },
+        }
+    }
+}
+
+impl State {
+    /// An empty state that remembers expired keys for `retention_ms` milliseconds after their
+    /// deadline.
+    #[must_use]
+    pub fn new(retention_ms: u64) -> Self {
+        Self {
+            contents: Contents::new(retention_ms),
+            cleared_at: 0,
+            keyring: Keyring::default(),
+            retention_ms,
+        }
+    }
+
+    /// Makes `mutation`, whose sequence is `sequence`, so: the one way the state changes, live and
+    /// in replay. What it says about a key that is not there, or not in the state it speaks of (an
+    /// expire of a key without a deadline, a forget of a live one), changes nothing.
+    ///
+    /// Sequences ascend from call to call.
+    pub fn apply(&mut self, sequence: u64, mutation: &Mutation<'_>) -> Applied {
+        let mut applied = Applied::default();
+        match mutation {
+            Mutation::Put {
+                key,
+                value,
+                form,
+                deadline,
+            } => {
+                let entry = Entry {
+                    value: value.clone(),
+                    form: *form,
+                    version: sequence,
+                    deadline: *deadline,
+                };
+                self.contents.put(key, Slot::Live(entry));
+            }
+            Mutation::Delete { key } => self.contents.bury(key, sequence),
+            Mutation::Clear => {
+                self.cleared_at = sequence;
+                let empty = Contents::new(self.retention_ms);
+                let contents = Box::new(std::mem::replace(&mut self.contents, empty));
+                applied.freed = Some(Freed {
+                    _contents: contents,
+                });
+            }
+            Mutation::Expire { key } => {
+                if let Some(Slot::Live(Entry {
+                    deadline: Some(deadline),
+                    ..
+                })) = self.contents.slot(key)
+                {
+                    let slot = Slot::Remembered {
+                        deadline: *deadline,
+                        version: sequence,
+                    };
+                    self.contents.put(key, slot);
+                }
+            }
+            Mutation::Forget { key } => {
+                if matches!(self.contents.slot(key), Some(Slot::Remembered { .. })) {
+                    self.contents.bury(key, sequence);
+                }
+            }
+            Mutation::HashingKey { hashing_key } => {
+                applied.keyring_changed = self.keyring.hashing_key != *hashing_key;
+                self.keyring.hashing_key = *hashing_key;
+            }
+            Mutation::ApiKey { id, role, digest } => {
+                let key = ApiKey {
+                    id: (*id).into(),
+                    role: *role,
+                    digest: *digest,
+                };
+                let before = self.keyring.api_keys.insert(key.id.clone(), key.clone());
+                applied.keyring_changed = before != Some(key);
+            }
+            Mutation::ApiKeyRemoved { id } => {
+                applied.keyring_changed = self.keyring.api_keys.remove(*id).is_some();
+            }
+        }
+        applied
+    }
+
+    /// Drops the tombstones up to `sequence`: no answer needs them once it is released.
+    pub fn released(&mut self, sequence: u64) {
+        self.contents.release(sequence);
+    }
+
+    /// What a reader sees under `key` at `now` (milliseconds since the Unix epoch).
+    #[must_use]
+    pub fn get(&self, key: &str, now: u64) -> Lookup<'_> {
+        let (version, slot) = match self.contents.slot(key) {
+            None => (0, Shown::Missing),
+            Some(Slot::Tombstone { version }) => (*version, Shown::Missing),
+            Some(Slot::Remembered { deadline, version }) => {
+                (*version, self.shown_expired(*deadline, now))
+            }
+            Some(Slot::Live(entry)) => {
+                let slot = match entry.deadline {
+                    Some(deadline) if deadline <= now => self.shown_expired(deadline, now),
+                    _ => Shown::Found(entry),
+                };
+                (entry.version, slot)
+            }
+        };
+        let gate = match slot {
+            Shown::Missing => version.max(self.cleared_at),
+            Shown::Found(_) | Shown::Expired { .. } => version,
+        };
+        Lookup { gate, slot }
+    }
+
+    /// The entry under `key`, if it has one whose deadline has not passed at `now`.
+    #[must_use]
+    pub fn live(&self, key: &str, now: u64) -> Option<&Entry> {
+        match self.contents.slot(key) {
+            Some(Slot::Live(entry)) if entry.deadline.is_none_or(|at| now < at) => Some(entry),
+            _ => None,
+        }
+    }
+
+    /// When the next key is to expire or to be forgotten, in milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn next_due(&self) -> Option<u64> {
+        self.contents.due().next().map(|(at, _)| at)
+    }
+
+    /// The keys to expire or to forget at `now`, longest due first, at most `max`. A key that is
+    /// due for both is to expire first; once that is applied it is listed again.
+    #[must_use]
+    pub fn due(&self, now: u64, max: usize) -> Vec<Due> {
+        let due = self
+            .contents
+            .due()
+            .take_while(|(at, _)| *at <= now)
+            .take(max);
+        due.map(|(_, key)| match self.contents.slot(key) {
+            Some(Slot::Live(_)) => Due::Expire(key.clone()),
+            _ => Due::Forget(key.clone()),
+        })
+        .collect()
+    }
+
+    /// How many keys have a value, those included whose deadline has passed unnoticed.
+    #[must_use]
+    pub fn live_len(&self) -> usize {
+        self.contents.live_len()
+    }
+
+    /// How many keys are expired and remembered.
+    #[must_use]
+    pub fn remembered_len(&self) -> usize {
+        self.contents.remembered_len()
+    }
+
+    /// An estimate of the memory that the keys take, in bytes. API keys are not in it: they are
+    /// few, and no client's write adds to them.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.contents.memory_bytes()
+    }
+
+    /// By how much a put makes [`State::memory_bytes`] grow at most: by all of this if the key is
+    /// new, by less if it takes another's place.
+    #[must_use]
+    pub fn entry_bytes(key_len: usize, value_len: usize, has_deadline: bool) -> u64 {
+        entry_bytes(key_len, value_len, has_deadline)
+    }
+
+    /// The API keys.
+    #[must_use]
+    pub fn keyring(&self) -> &Keyring {
+        &self.keyring
+    }
+
+    /// Keys and entries in the byte order of the keys, those included whose deadline has passed
+    /// unnoticed.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Entry)> {
+        self.contents.slots().filter_map(|(key, slot)| match slot {
+            Slot::Live(entry) => Some((&**key, entry)),
+            Slot::Remembered { .. } | Slot::Tombstone { .. } => None,
+        })
+    }
+
+    fn shown_expired(&self, deadline: u64, now: u64) -> Shown<'_> {
+        if deadline.saturating_add(self.retention_ms) <= now {
+            Shown::Missing
+        } else {
+            Shown::Expired { deadline }
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! The pure core: keys, entries, deadlines, API keys, and the mutations that change them.
+//!
+//! No I/O, no clock, no async: time and sequence numbers are arguments. The live path and the
+//! replay of the log call the same [`State::apply`], so what a restart rebuilds is what was served.
+
+mod contents;
+mod entry;
+mod keyring;
+mod map;
+mod mutation;
+pub mod ttl;
+
+pub use entry::{Entry, Form, KEY_BYTES_MAX, Key};
+pub use keyring::{ApiKey, KeyDigest, Keyring, Role};
+pub use map::{Applied, Due, Freed, Lookup, Shown, State};
+pub use mutation::{DecodeError, Mutation};

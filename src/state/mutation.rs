@@ -1,0 +1,543 @@
+//! What the log records: each change of the state as its result, and its bytes.
+//!
+//! A mutation says what is so afterwards, never what was asked, so replay needs no clock and no
+//! arithmetic. Integers are little endian; `rest` is everything up to the end of the mutation,
+//! whose length the log knows.
+//!
+//! | kind (u8) | name            | then                                                          |
+//! | --------- | --------------- | ------------------------------------------------------------- |
+//! | 1         | put             | flags u8, [deadline u64], key length u16, key, value = rest   |
+//! | 2         | delete          | key = rest                                                    |
+//! | 3         | clear           |                                                               |
+//! | 4, 5      |                 | reserved: link, unlink                                        |
+//! | 6         | expire          | key = rest                                                    |
+//! | 7         | forget          | key = rest                                                    |
+//! | 8         | hashing key     | 32 bytes                                                      |
+//! | 9         | api key         | role u8 (1 admin, 2 user), digest 32 bytes, id = rest         |
+//! | 10        | api key removed | id = rest                                                     |
+//!
+//! Flags of a put: bit 0, the value is answered in an envelope; bit 1, there is a deadline, in
+//! milliseconds since the Unix epoch. Keys and ids are UTF-8 of 1 to 65 535 bytes, values are not
+//! empty. Each mutation has exactly one encoding and nothing else decodes: what a disk returns is
+//! either what was written or an error.
+
+use bytes::Bytes;
+
+use super::entry::{Form, KEY_BYTES_MAX};
+use super::keyring::{KeyDigest, Role};
+
+const KIND_PUT: u8 = 1;
+const KIND_DELETE: u8 = 2;
+const KIND_CLEAR: u8 = 3;
+const KIND_EXPIRE: u8 = 6;
+const KIND_FORGET: u8 = 7;
+const KIND_HASHING_KEY: u8 = 8;
+const KIND_API_KEY: u8 = 9;
+const KIND_API_KEY_REMOVED: u8 = 10;
+
+const FLAG_ENVELOPE: u8 = 1 << 0;
+const FLAG_DEADLINE: u8 = 1 << 1;
+
+const ROLE_ADMIN: u8 = 1;
+const ROLE_USER: u8 = 2;
+
+const KIND_BYTES: usize = size_of::<u8>();
+const PUT_HEAD_BYTES: usize = KIND_BYTES + size_of::<u8>() + size_of::<u16>();
+const DEADLINE_BYTES: usize = size_of::<u64>();
+const API_KEY_HEAD_BYTES: usize = KIND_BYTES + size_of::<u8>() + size_of::<KeyDigest>();
+
+/// One change of the state. Keys and ids have 1 to [`KEY_BYTES_MAX`] bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mutation<'a> {
+    /// The key has this value and this deadline, whatever it had before.
+    Put {
+        /// The key.
+        key: &'a str,
+        /// The JSON text of the value; not empty.
+        value: Bytes,
+        /// How it is answered.
+        form: Form,
+        /// When it expires, in milliseconds since the Unix epoch.
+        deadline: Option<u64>,
+    },
+    /// The key is gone.
+    Delete {
+        /// The key.
+        key: &'a str,
+    },
+    /// All keys are gone; API keys stay.
+    Clear,
+    /// The key's deadline has passed: its value is gone, the key is remembered.
+    Expire {
+        /// The key.
+        key: &'a str,
+    },
+    /// The key expired long enough ago: it is no longer remembered.
+    Forget {
+        /// The key.
+        key: &'a str,
+    },
+    /// API keys are digested under this key.
+    HashingKey {
+        /// The key, 32 random bytes.
+        hashing_key: [u8; 32],
+    },
+    /// There is an API key of this id, with this role and digest.
+    ApiKey {
+        /// Its public identity.
+        id: &'a str,
+        /// What its bearer may do.
+        role: Role,
+        /// Keyed digest of its secret.
+        digest: KeyDigest,
+    },
+    /// There is no API key of this id.
+    ApiKeyRemoved {
+        /// Its public identity.
+        id: &'a str,
+    },
+}
+
+/// Why bytes are not a mutation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// The kind is not known to this version.
+    #[error(
+        "mutation kind {kind} is unknown: a newer version of ekokv wrote it and is needed to read it"
+    )]
+    UnknownKind {
+        /// The byte that names the kind.
+        kind: u8,
+    },
+    /// The bytes end before the mutation does.
+    #[error("the mutation ends before its {field}")]
+    Short {
+        /// What is missing.
+        field: &'static str,
+    },
+    /// A field has a value that no mutation has.
+    #[error("the mutation's {field} is not valid")]
+    Invalid {
+        /// The field.
+        field: &'static str,
+    },
+    /// Bytes follow the mutation.
+    #[error("{bytes} bytes follow the mutation")]
+    Trailing {
+        /// How many.
+        bytes: usize,
+    },
+}
+
+impl<'a> Mutation<'a> {
+    /// Length in bytes of what [`Mutation::encode`] appends.
+    #[must_use]
+    pub fn encoded_len(&self) -> usize {
+        match self {
+            Self::Put {
+                key,
+                value,
+                deadline,
+                ..
+            } => {
+                let deadline_bytes = if deadline.is_some() {
+                    DEADLINE_BYTES
+                } else {
+                    0
+                };
+                PUT_HEAD_BYTES + deadline_bytes + key.len() + value.len()
+            }
+            Self::Clear => KIND_BYTES,
+            Self::Delete { key: name }
+            | Self::Expire { key: name }
+            | Self::Forget { key: name }
+            | Self::ApiKeyRemoved { id: name } => KIND_BYTES + name.len(),
+            Self::HashingKey { hashing_key } => KIND_BYTES + hashing_key.len(),
+            Self::ApiKey { id, .. } => API_KEY_HEAD_BYTES + id.len(),
+        }
+    }
+
+    /// Appends the mutation's bytes.
+    ///
+    /// # Panics
+    /// If a key, an id or a value has a length that the format cannot hold. Whoever made the
+    /// mutation has checked its lengths; the log must not take what it could not give back.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.reserve(self.encoded_len());
+        match self {
+            Self::Put {
+                key,
+                value,
+                form,
+                deadline,
+            } => {
+                let key_bytes = checked_len(key);
+                assert!(!value.is_empty(), "a value is at least one byte of JSON");
+                let envelope = if *form == Form::Envelope {
+                    FLAG_ENVELOPE
+                } else {
+                    0
+                };
+                let dated = if deadline.is_some() { FLAG_DEADLINE } else { 0 };
+                out.extend_from_slice(&[KIND_PUT, envelope | dated]);
+                if let Some(deadline) = deadline {
+                    out.extend_from_slice(&deadline.to_le_bytes());
+                }
+                out.extend_from_slice(&key_bytes.to_le_bytes());
+                out.extend_from_slice(key.as_bytes());
+                out.extend_from_slice(value);
+            }
+            Self::Delete { key } => encode_named(KIND_DELETE, key, out),
+            Self::Clear => out.push(KIND_CLEAR),
+            Self::Expire { key } => encode_named(KIND_EXPIRE, key, out),
+            Self::Forget { key } => encode_named(KIND_FORGET, key, out),
+            Self::HashingKey { hashing_key } => {
+                out.push(KIND_HASHING_KEY);
+                out.extend_from_slice(hashing_key);
+            }
+            Self::ApiKey { id, role, digest } => {
+                checked_len(id);
+                let role = match role {
+                    Role::Admin => ROLE_ADMIN,
+                    Role::User => ROLE_USER,
+                };
+                out.extend_from_slice(&[KIND_API_KEY, role]);
+                out.extend_from_slice(digest);
+                out.extend_from_slice(id.as_bytes());
+            }
+            Self::ApiKeyRemoved { id } => encode_named(KIND_API_KEY_REMOVED, id, out),
+        }
+    }
+
+    /// Reads one mutation that takes up all of `bytes`. A value is copied into a buffer of exactly
+    /// its length.
+    ///
+    /// # Errors
+    /// See [`DecodeError`].
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader(bytes);
+        let [kind] = reader.take("kind")?;
+        let mutation = match kind {
+            KIND_PUT => return reader.put(),
+            KIND_DELETE => Self::Delete {
+                key: reader.rest("key")?,
+            },
+            KIND_CLEAR => Self::Clear,
+            KIND_EXPIRE => Self::Expire {
+                key: reader.rest("key")?,
+            },
+            KIND_FORGET => Self::Forget {
+                key: reader.rest("key")?,
+            },
+            KIND_HASHING_KEY => Self::HashingKey {
+                hashing_key: reader.take("hashing key")?,
+            },
+            KIND_API_KEY => {
+                let role = match reader.take("role")? {
+                    [ROLE_ADMIN] => Role::Admin,
+                    [ROLE_USER] => Role::User,
+                    _ => return Err(DecodeError::Invalid { field: "role" }),
+                };
+                let digest = reader.take("digest")?;
+                Self::ApiKey {
+                    id: reader.rest("id")?,
+                    role,
+                    digest,
+                }
+            }
+            KIND_API_KEY_REMOVED => Self::ApiKeyRemoved {
+                id: reader.rest("id")?,
+            },
+            _ => return Err(DecodeError::UnknownKind { kind }),
+        };
+        match reader.0.len() {
+            0 => Ok(mutation),
+            bytes => Err(DecodeError::Trailing { bytes }),
+        }
+    }
+}
+
+fn encode_named(kind: u8, name: &str, out: &mut Vec<u8>) {
+    checked_len(name);
+    out.push(kind);
+    out.extend_from_slice(name.as_bytes());
+}
+
+fn checked_len(name: &str) -> u16 {
+    let len = u16::try_from(name.len()).unwrap_or(0);
+    assert!(
+        len > 0,
+        "a key or id has 1 to {KEY_BYTES_MAX} bytes, not {}",
+        name.len()
+    );
+    len
+}
+
+/// What is left of the bytes.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn put(mut self) -> Result<Mutation<'a>, DecodeError> {
+        let [flags] = self.take("flags")?;
+        if flags & !(FLAG_ENVELOPE | FLAG_DEADLINE) != 0 {
+            return Err(DecodeError::Invalid { field: "flags" });
+        }
+        let form = if flags & FLAG_ENVELOPE == 0 {
+            Form::Bare
+        } else {
+            Form::Envelope
+        };
+        let deadline = match flags & FLAG_DEADLINE {
+            0 => None,
+            _ => Some(u64::from_le_bytes(self.take("deadline")?)),
+        };
+        let key_bytes = usize::from(u16::from_le_bytes(self.take("key length")?));
+        let (key, value) = self
+            .0
+            .split_at_checked(key_bytes)
+            .ok_or(DecodeError::Short { field: "key" })?;
+        let key = name(key, "key")?;
+        if value.is_empty() {
+            return Err(DecodeError::Short { field: "value" });
+        }
+        Ok(Mutation::Put {
+            key,
+            value: Bytes::copy_from_slice(value),
+            form,
+            deadline,
+        })
+    }
+
+    fn take<const N: usize>(&mut self, field: &'static str) -> Result<[u8; N], DecodeError> {
+        let (taken, rest) = self
+            .0
+            .split_first_chunk()
+            .ok_or(DecodeError::Short { field })?;
+        self.0 = rest;
+        Ok(*taken)
+    }
+
+    fn rest(&mut self, field: &'static str) -> Result<&'a str, DecodeError> {
+        name(std::mem::take(&mut self.0), field)
+    }
+}
+
+fn name<'a>(bytes: &'a [u8], field: &'static str) -> Result<&'a str, DecodeError> {
+    match std::str::from_utf8(bytes) {
+        Ok("") => Err(DecodeError::Short { field }),
+        Ok(name) if name.len() <= KEY_BYTES_MAX => Ok(name),
+        _ => Err(DecodeError::Invalid { field }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn put<'a>(
+        key: &'a str,
+        value: &'static [u8],
+        form: Form,
+        deadline: Option<u64>,
+    ) -> Mutation<'a> {
+        Mutation::Put {
+            key,
+            value: Bytes::from_static(value),
+            form,
+            deadline,
+        }
+    }
+
+    fn encoded(mutation: &Mutation<'_>) -> Vec<u8> {
+        let mut out = Vec::new();
+        mutation.encode(&mut out);
+        out
+    }
+
+    #[test]
+    fn the_bytes_are_these() {
+        let digest: KeyDigest = std::array::from_fn(|at| at as u8);
+        let golden: [(Mutation<'_>, Vec<u8>); 12] = [
+            (
+                put("k", b"[1]", Form::Bare, None),
+                b"\x01\x00\x01\x00k[1]".to_vec(),
+            ),
+            (
+                put("k", b"1", Form::Envelope, None),
+                b"\x01\x01\x01\x00k1".to_vec(),
+            ),
+            (
+                put("\u{e4}b", b"\"x\"", Form::Bare, Some(0x0102_0304_0506_0708)),
+                b"\x01\x02\x08\x07\x06\x05\x04\x03\x02\x01\x03\x00\xc3\xa4b\"x\"".to_vec(),
+            ),
+            (
+                put("k", b"0", Form::Envelope, Some(1)),
+                b"\x01\x03\x01\x00\x00\x00\x00\x00\x00\x00\x01\x00k0".to_vec(),
+            ),
+            (Mutation::Delete { key: "a/b" }, b"\x02a/b".to_vec()),
+            (Mutation::Clear, b"\x03".to_vec()),
+            (Mutation::Expire { key: "k" }, b"\x06k".to_vec()),
+            (Mutation::Forget { key: "k" }, b"\x07k".to_vec()),
+            (
+                Mutation::HashingKey {
+                    hashing_key: digest,
+                },
+                [&[8], &digest[..]].concat(),
+            ),
+            (
+                Mutation::ApiKey {
+                    id: "root",
+                    role: Role::Admin,
+                    digest,
+                },
+                [&b"\x09\x01"[..], &digest, b"root"].concat(),
+            ),
+            (
+                Mutation::ApiKey {
+                    id: "u",
+                    role: Role::User,
+                    digest,
+                },
+                [&b"\x09\x02"[..], &digest, b"u"].concat(),
+            ),
+            (Mutation::ApiKeyRemoved { id: "root" }, b"\x0aroot".to_vec()),
+        ];
+        for (mutation, bytes) in &golden {
+            assert_eq!(&encoded(mutation), bytes, "{mutation:?}");
+            assert_eq!(mutation.encoded_len(), bytes.len(), "{mutation:?}");
+            assert_eq!(Mutation::decode(bytes).as_ref(), Ok(mutation));
+        }
+    }
+
+    #[test]
+    fn encode_appends() {
+        let mut out = b"before".to_vec();
+        Mutation::Clear.encode(&mut out);
+        assert_eq!(out, b"before\x03");
+    }
+
+    #[test]
+    fn what_encode_cannot_produce_is_refused() {
+        let short = |field| DecodeError::Short { field };
+        let invalid = |field| DecodeError::Invalid { field };
+        for (bytes, error) in [
+            (&b""[..], short("kind")),
+            (b"\x01", short("flags")),
+            (b"\x01\x04\x01\x00k1", invalid("flags")),
+            (b"\x01\x80\x01\x00k1", invalid("flags")),
+            (b"\x01\x02\x01\x00\x00\x00\x00\x00\x00", short("deadline")),
+            (b"\x01\x00\x01", short("key length")),
+            (b"\x01\x00\x02\x00k", short("key")),
+            (b"\x01\x00\xff\xffk", short("key")),
+            (b"\x01\x00\x00\x001", short("key")),
+            (b"\x01\x00\x01\x00\xff1", invalid("key")),
+            (b"\x01\x00\x01\x00k", short("value")),
+            (b"\x02", short("key")),
+            (b"\x02\xc3", invalid("key")),
+            (b"\x03x", DecodeError::Trailing { bytes: 1 }),
+            (b"\x06", short("key")),
+            (b"\x07", short("key")),
+            (&[8; 32], short("hashing key")),
+            (&[8; 34], DecodeError::Trailing { bytes: 1 }),
+            (b"\x09", short("role")),
+            (b"\x09\x00", invalid("role")),
+            (b"\x09\x03", invalid("role")),
+            (b"\x09\x01short", short("digest")),
+            (&[&b"\x09\x01"[..], &[0; 32]].concat(), short("id")),
+            (b"\x0a", short("id")),
+        ] {
+            assert_eq!(
+                Mutation::decode(bytes),
+                Err(error),
+                "{}",
+                bytes.escape_ascii()
+            );
+        }
+        for named in [2, 6, 7, 10] {
+            let mut bytes = vec![b'k'; KEY_BYTES_MAX + 1];
+            bytes[0] = named;
+            assert!(Mutation::decode(&bytes).is_ok(), "kind {named}");
+            bytes.push(b'k');
+            assert!(Mutation::decode(&bytes).is_err(), "kind {named}");
+        }
+    }
+
+    #[test]
+    fn unknown_kinds_name_themselves() {
+        for kind in [0, 4, 5].into_iter().chain(11..=u8::MAX) {
+            let error = Mutation::decode(&[kind, b'k']).unwrap_err();
+            assert_eq!(error, DecodeError::UnknownKind { kind });
+            let message = error.to_string();
+            assert!(message.contains(&format!("kind {kind} ")), "{message}");
+            assert!(message.contains("newer version of ekokv"), "{message}");
+        }
+    }
+
+    #[test]
+    fn the_longest_key_fits() {
+        let key = "k".repeat(KEY_BYTES_MAX);
+        let bytes = encoded(&put(&key, b"1", Form::Bare, None));
+        assert_eq!(
+            Mutation::decode(&bytes),
+            Ok(put(&key, b"1", Form::Bare, None))
+        );
+    }
+
+    #[test]
+    fn lengths_that_do_not_fit_never_reach_the_log() {
+        let long = "k".repeat(KEY_BYTES_MAX + 1);
+        for mutation in [
+            put("", b"1", Form::Bare, None),
+            put(&long, b"1", Form::Bare, None),
+            put("k", b"", Form::Bare, None),
+            Mutation::Delete { key: &long },
+            Mutation::ApiKeyRemoved { id: "" },
+            Mutation::ApiKey {
+                id: &long,
+                role: Role::User,
+                digest: [0; 32],
+            },
+        ] {
+            let encoded = std::panic::catch_unwind(|| encoded(&mutation));
+            assert!(encoded.is_err());
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn puts_survive(
+            key in ".{1,20}",
+            value in prop::collection::vec(any::<u8>(), 1..50),
+            envelope in any::<bool>(),
+            deadline in any::<Option<u64>>(),
+        ) {
+            let form = if envelope { Form::Envelope } else { Form::Bare };
+            let mutation = Mutation::Put { key: &key, value: value.into(), form, deadline };
+            let bytes = encoded(&mutation);
+            prop_assert_eq!(bytes.len(), mutation.encoded_len());
+            prop_assert_eq!(Mutation::decode(&bytes), Ok(mutation));
+        }
+
+        #[test]
+        fn what_decodes_encodes_to_the_same_bytes(
+            kind in 0..12_u8,
+            second in 0..5_u8,
+            length in 0..4_u8,
+            rest in prop::collection::vec(any::<u8>(), 0..50),
+        ) {
+            for bytes in [
+                [&[kind], &*rest].concat(),
+                [&[kind, second], &*rest].concat(),
+                [&[kind, second & 1, length, 0], &*rest].concat(),
+            ] {
+                if let Ok(mutation) = Mutation::decode(&bytes) {
+                    prop_assert_eq!(encoded(&mutation), bytes);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! What a handler may ask of the store, and what it may hear back.
+
+use bytes::Bytes;
+
+pub use crate::state::ttl::Ttl;
+use crate::state::{Form, Key};
+
+/// A request to the owner. Handlers have decoded and checked everything that needs no state.
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// Reads one key.
+    Get {
+        /// The key.
+        key: Key,
+    },
+    /// Stores a value; an existing one is replaced, its deadline too.
+    Set(Put),
+    /// Removes a key.
+    Delete {
+        /// The key.
+        key: Key,
+    },
+    /// Reads many keys at one point in the order of commands.
+    BatchGet {
+        /// The keys, in the order in which the answer lists them.
+        keys: Vec<Key>,
+    },
+    /// Stores many values at once: all are there after a crash, or none.
+    BatchSet {
+        /// What is stored; of equal keys the last wins.
+        puts: Vec<Put>,
+    },
+    /// Removes many keys at once.
+    BatchDelete {
+        /// The keys, in the order in which the answer lists them.
+        keys: Vec<Key>,
+    },
+    /// Removes every key of the key-value store; API keys stay.
+    Clear,
+}
+
+/// One value to store.
+#[derive(Debug, Clone)]
+pub struct Put {
+    /// The key.
+    pub key: Key,
+    /// The JSON text of the value, exactly as long as its buffer: the store keeps the buffer.
+    pub value: Bytes,
+    /// How the value was sent and is answered.
+    pub form: Form,
+    /// When it expires.
+    pub ttl: Ttl,
+}
+
+/// An answer together with its place in the store's order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// `X-KV-Version`. Of a write its own (last) sequence; of a read the smaller of the sequence
+    /// applied when it was evaluated and the one released when it was answered.
+    pub sequence: u64,
+    /// The answer itself.
+    pub answer: Answer,
+}
+
+/// What the store answers; each variant belongs to the command of the same name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// `Get`: the key has a value.
+    Found(Found),
+    /// `Get`: the key's deadline has passed and it is still remembered.
+    Expired,
+    /// `Get`: the key was never set, or deleted, or is no longer remembered.
+    Missing,
+    /// `Set`: it is stored.
+    Stored {
+        /// The key's new version.
+        version: u64,
+        /// Its deadline in milliseconds since the Unix epoch.
+        deadline: Option<u64>,
+    },
+    /// `Delete`: whether there was a live key.
+    Deleted(bool),
+    /// `BatchGet`: one per key, in order; `None` for missing and expired keys.
+    FoundMany(Vec<Option<Found>>),
+    /// `BatchSet`: all puts are stored.
+    StoredMany,
+    /// `BatchDelete`: whether there was a live key, one per key, in order.
+    DeletedMany(Vec<bool>),
+    /// `Clear`: the store is empty.
+    Cleared,
+}
+
+/// A live value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The JSON text of the value.
+    pub value: Bytes,
+    /// How the value was sent and is answered.
+    pub form: Form,
+    /// The sequence of the key's last change.
+    pub version: u64,
+    /// Its deadline in milliseconds since the Unix epoch.
+    pub deadline: Option<u64>,
+}
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The mailbox, the open frame or the log space prepared so far is full; nothing happened.
+    #[error("the server is busy: {what} is full; try again in a second")]
+    Busy {
+        /// What is full.
+        what: &'static str,
+    },
+    /// The write would grow the state beyond `--max-memory`; nothing happened.
+    #[error(
+        "the store holds {used} bytes and --max-memory (EKOKV_MAX_MEMORY) is {limit}: delete \
+         something or raise the limit; deletes and reads go on"
+    )]
+    MemoryFull {
+        /// Bytes the state holds by its own estimate.
+        used: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// An absolute deadline is past, or too far ahead; nothing happened.
+    #[error("ttl {at} is not within the next 100 years")]
+    TtlOutOfRange {
+        /// The deadline as RFC 3339.
+        at: String,
+    },
+    /// The log could not be written: whether the change survives is not known. The process ends.
+    #[error("the log could not be written: whether this change was kept is unknown")]
+    OutcomeUnknown,
+    /// The server is stopping; nothing happened.
+    #[error("the server is stopping")]
+    Stopping,
+}

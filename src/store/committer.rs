@@ -1,0 +1,101 @@
+//! The committer: takes frames, writes each as one batch, syncs it, and lets the answers go.
+
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
+
+use ekokv_wal::{Draft, Error, Log};
+
+use super::frame::{Frame, Work};
+use super::options::{Durability, Failure};
+use super::shared::{AbortOnPanic, Shared};
+
+/// After so long without a write a seal is put behind the last batch.
+const QUIET: Duration = Duration::from_millis(50);
+
+pub(super) struct Committer {
+    pub(super) log: Log,
+    pub(super) shared: Arc<Shared>,
+    pub(super) durability: Durability,
+    /// Tells the thread that makes spares that one was used.
+    pub(super) spare_wanted: SyncSender<()>,
+    /// Store time of the newest batch, in milliseconds since the Unix epoch.
+    pub(super) time: u64,
+}
+
+impl Committer {
+    /// Runs until the frame is closed and written, or the log fails.
+    pub(super) fn run(mut self) -> Result<(), Failure> {
+        let _abort = AbortOnPanic;
+        let shared = Arc::clone(&self.shared);
+        let result = self.commit_all().and_then(|()| self.log.stop(self.time));
+        result.map_err(|error| {
+            let failure = Failure::Storage(format!(
+                "{error}; whether the last changes were kept is unknown until the next start"
+            ));
+            tracing::error!(%error, "the log failed");
+            shared.fail(failure.clone());
+            failure
+        })
+    }
+
+    fn commit_all(&mut self) -> Result<(), Error> {
+        let mut synced_at = Instant::now();
+        loop {
+            let unsynced = self.log.synced() != self.log.position().batch;
+            let patience = match self.durability {
+                Durability::Interval(interval) if unsynced => {
+                    Some(interval.saturating_sub(synced_at.elapsed()))
+                }
+                Durability::Os => None,
+                Durability::Always | Durability::Interval(_) => {
+                    self.log.unsealed().then_some(QUIET)
+                }
+            };
+            match self.shared.frame.next(patience) {
+                Work::Stop => return Ok(()),
+                Work::Idle if unsynced => {
+                    self.log.sync()?;
+                    synced_at = Instant::now();
+                }
+                Work::Idle => self.seal()?,
+                Work::Commit(frame) => {
+                    self.commit(frame)?;
+                    if let Durability::Interval(interval) = self.durability
+                        && synced_at.elapsed() >= interval
+                    {
+                        self.log.sync()?;
+                        synced_at = Instant::now();
+                    }
+                }
+            }
+        }
+    }
+
+    fn commit(&mut self, frame: Frame) -> Result<(), Error> {
+        self.time = self.time.max(frame.time);
+        let segment = self.log.segment().number;
+        let draft = Draft { count: frame.count, time: self.time, records: &frame.records };
+        self.log.append(draft)?;
+        if self.durability == Durability::Always {
+            self.log.sync()?;
+        }
+        self.shared.frame.written();
+        self.shared.frame.release(frame.last_sequence, frame);
+        if self.log.segment().number != segment {
+            // A full channel says the same already.
+            let _ = self.spare_wanted.try_send(());
+        }
+        Ok(())
+    }
+
+    fn seal(&mut self) -> Result<(), Error> {
+        let before = self.log.position();
+        self.log.seal(self.time)?;
+        if self.log.position() == before {
+            // No room: the rotation, which seals, is near. Until then, do not try again.
+            tracing::debug!("no room for a seal; the segment is nearly full");
+        }
+        Ok(())
+    }
+}

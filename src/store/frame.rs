@@ -1,0 +1,311 @@
+//! The open frame: what the owner has applied and the committer has not taken yet, and who waits.
+//!
+//! What always holds: sequences in the frame follow those that were taken before; a waiter is queued
+//! under the same lock under which `released` is compared, and `released` is raised before the queue
+//! is drained, so none is forgotten.
+
+use std::collections::VecDeque;
+use std::mem;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::command::{Answer, Error, Reply};
+use super::mailbox::ReplyTo;
+use crate::state::Mutation;
+
+/// This many waiting writers are a group, whoever else may come.
+const GROUP_WAITERS: usize = 48;
+/// So long after the last sync a group is taken as it is.
+const GROUP_PATIENCE: Duration = Duration::from_micros(300);
+
+/// Writes that share one batch, one write and one sync.
+#[derive(Default)]
+pub(super) struct Frame {
+    /// Encoded records.
+    pub(super) records: Vec<u8>,
+    /// How many there are.
+    pub(super) count: u32,
+    /// The last one's sequence.
+    pub(super) last_sequence: u64,
+    /// Store time of the newest, in milliseconds since the Unix epoch.
+    pub(super) time: u64,
+    /// Requests whose answer waits for this frame.
+    waiters: usize,
+}
+
+/// An answer that waits until a sequence is released.
+struct Waiter {
+    sequence: u64,
+    reply_to: ReplyTo,
+    answer: Answer,
+    /// `X-KV-Version` if the answer goes out when all of it is released.
+    version: u64,
+}
+
+/// What the committer is to do next.
+pub(super) enum Work {
+    /// Write this frame. The flag: the store stops behind it.
+    Commit(Frame),
+    /// Nothing came for a while.
+    Idle,
+    /// Nothing comes any more.
+    Stop,
+}
+
+/// The frame that is being filled, shared by owner and committer.
+pub(super) struct OpenFrame {
+    inner: Mutex<Inner>,
+    changed: Condvar,
+    /// The sequence up to which answers may show.
+    released: AtomicU64,
+    /// Longest frame of more than one request, in bytes.
+    frame_bytes_max: u64,
+}
+
+struct Inner {
+    frame: Frame,
+    waiting: VecDeque<Waiter>,
+    /// Bytes of records that the committer has taken and not yet written.
+    in_flight_bytes: u64,
+    /// The owner has emptied the mailbox since the last push.
+    settled: bool,
+    last_group: usize,
+    last_sync: Instant,
+    committer_sleeps: bool,
+    closed: bool,
+    failed: bool,
+}
+
+impl Inner {
+    fn ready(&self) -> bool {
+        let frame = &self.frame;
+        frame.count > 0
+            && (self.closed
+                || frame.waiters >= GROUP_WAITERS
+                || (self.settled && frame.waiters >= self.last_group)
+                || self.last_sync.elapsed() >= GROUP_PATIENCE)
+    }
+}
+
+impl OpenFrame {
+    pub(super) fn new(released: u64, frame_bytes_max: u64) -> Self {
+        let inner = Inner {
+            frame: Frame::default(),
+            waiting: VecDeque::new(),
+            in_flight_bytes: 0,
+            settled: true,
+            last_group: 0,
+            last_sync: Instant::now(),
+            committer_sleeps: false,
+            closed: false,
+            failed: false,
+        };
+        Self {
+            inner: Mutex::new(inner),
+            changed: Condvar::new(),
+            released: AtomicU64::new(released),
+            frame_bytes_max,
+        }
+    }
+
+    /// The sequence up to which answers may show.
+    pub(super) fn released(&self) -> u64 {
+        self.released.load(Ordering::Acquire)
+    }
+
+    // ---- the owner's side ----
+
+    /// Whether records of `bytes` fit into the open frame, and, by the judgement of `room`, which is
+    /// given the bytes that the committer has in hand and those of the frame with the new records,
+    /// into the log.
+    pub(super) fn admit(
+        &self,
+        bytes: u64,
+        room: impl FnOnce(u64, u64) -> bool,
+    ) -> Result<(), Error> {
+        let inner = self.lock();
+        if inner.failed {
+            return Err(Error::OutcomeUnknown);
+        }
+        let frame = inner.frame.records.len() as u64;
+        let together = frame.saturating_add(bytes);
+        if frame > 0 && together > self.frame_bytes_max {
+            return Err(Error::Busy { what: "the frame that waits for the log" });
+        }
+        if !room(inner.in_flight_bytes, together) {
+            return Err(Error::Busy { what: "the log space prepared so far" });
+        }
+        Ok(())
+    }
+
+    /// Appends mutations that were admitted, the last of which has the sequence `last_sequence`, and
+    /// queues the request's answer behind them (purging has none).
+    pub(super) fn push(
+        &self,
+        mutations: &[Mutation<'_>],
+        last_sequence: u64,
+        time: u64,
+        answer: Option<(ReplyTo, Answer)>,
+    ) {
+        let mut inner = self.lock();
+        if inner.failed {
+            drop(inner);
+            if let Some((reply_to, _)) = answer {
+                let _ = reply_to.send(Err(Error::OutcomeUnknown));
+            }
+            return;
+        }
+        for mutation in mutations {
+            ekokv_wal::push_record(&mut inner.frame.records, |out| mutation.encode(out));
+        }
+        inner.frame.count = inner.frame.count.saturating_add(mutations.len() as u32);
+        inner.frame.last_sequence = last_sequence;
+        inner.frame.time = time;
+        inner.settled = false;
+        if let Some((reply_to, answer)) = answer {
+            inner.frame.waiters += 1;
+            let (sequence, version) = (last_sequence, last_sequence);
+            // Writes come in ascending order, but a read may wait for one that came before.
+            inner.waiting.push_back(Waiter { sequence, reply_to, answer, version });
+        }
+        self.wake(inner, false);
+    }
+
+    /// Sends a read's answer as soon as `sequence` is released, at once if it is.
+    pub(super) fn answer_after(
+        &self,
+        sequence: u64,
+        applied: u64,
+        reply_to: ReplyTo,
+        answer: Answer,
+    ) {
+        let released = self.released();
+        if sequence <= released {
+            send(reply_to, answer, applied.min(released));
+            return;
+        }
+        let mut inner = self.lock();
+        // Released meanwhile? Under the lock the answer is final.
+        let released = self.released();
+        if sequence <= released {
+            drop(inner);
+            send(reply_to, answer, applied.min(released));
+            return;
+        }
+        if inner.failed {
+            drop(inner);
+            let _ = reply_to.send(Err(Error::OutcomeUnknown));
+            return;
+        }
+        let at = inner.waiting.partition_point(|waiter| waiter.sequence <= sequence);
+        inner.waiting.insert(at, Waiter { sequence, reply_to, answer, version: applied });
+    }
+
+    /// The mailbox is empty for now: whoever waits is all there is.
+    pub(super) fn settle(&self) {
+        let mut inner = self.lock();
+        inner.settled = true;
+        self.wake(inner, false);
+    }
+
+    /// Nothing more is pushed.
+    pub(super) fn close(&self) {
+        let mut inner = self.lock();
+        inner.closed = true;
+        self.wake(inner, true);
+    }
+
+    /// Wakes the committer if it sleeps and there is something for it to do.
+    fn wake(&self, mut inner: MutexGuard<'_, Inner>, always: bool) {
+        if inner.committer_sleeps && (always || inner.ready()) {
+            inner.committer_sleeps = false;
+            drop(inner);
+            self.changed.notify_one();
+        }
+    }
+
+    // ---- the committer's side ----
+
+    /// Waits for a group, at most as long as `patience`.
+    pub(super) fn next(&self, patience: Option<Duration>) -> Work {
+        let started = Instant::now();
+        let mut inner = self.lock();
+        loop {
+            if inner.ready() {
+                let frame = mem::take(&mut inner.frame);
+                inner.last_group = frame.waiters.max(1);
+                inner.in_flight_bytes = frame.records.len() as u64;
+                return Work::Commit(frame);
+            }
+            if inner.closed && inner.frame.count == 0 {
+                return Work::Stop;
+            }
+            // A group that is not complete is taken when its patience ends; before that the owner
+            // wakes nobody, so the wait must end by itself.
+            let group_left = GROUP_PATIENCE.checked_sub(inner.last_sync.elapsed());
+            let idle_left = patience.map(|patience| patience.saturating_sub(started.elapsed()));
+            let wait = match (group_left, idle_left) {
+                (_, Some(Duration::ZERO)) => return Work::Idle,
+                (Some(group), Some(idle)) => Some(group.min(idle)),
+                (Some(left), None) | (None, Some(left)) => Some(left),
+                (None, None) => None,
+            };
+            inner.committer_sleeps = true;
+            inner = match wait {
+                None => self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner),
+                Some(wait) => {
+                    self.changed
+                        .wait_timeout(inner, wait)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
+                }
+            };
+            inner.committer_sleeps = false;
+        }
+    }
+
+    /// What the committer took is in the log.
+    pub(super) fn written(&self) {
+        self.lock().in_flight_bytes = 0;
+    }
+
+    /// Everything up to `sequence` may be shown: answers whoever waited for it. `spent` is a frame
+    /// whose buffer can serve again.
+    pub(super) fn release(&self, sequence: u64, mut spent: Frame) {
+        self.released.store(sequence, Ordering::Release);
+        let mut inner = self.lock();
+        inner.last_sync = Instant::now();
+        if inner.frame.count == 0 && inner.frame.records.capacity() < spent.records.capacity() {
+            spent.records.clear();
+            inner.frame.records = mem::take(&mut spent.records);
+        }
+        let count = inner.waiting.partition_point(|waiter| waiter.sequence <= sequence);
+        let ready: Vec<Waiter> = inner.waiting.drain(..count).collect();
+        drop(inner);
+        for Waiter { reply_to, answer, version, .. } in ready {
+            send(reply_to, answer, version.min(sequence));
+        }
+    }
+
+    /// The log has failed: nobody who waits is told anything but that.
+    pub(super) fn fail(&self) {
+        let mut inner = self.lock();
+        inner.failed = true;
+        let waiting = mem::take(&mut inner.waiting);
+        drop(inner);
+        for waiter in waiting {
+            // A caller that has gone needs no answer.
+            let _ = waiter.reply_to.send(Err(Error::OutcomeUnknown));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn send(reply_to: ReplyTo, answer: Answer, sequence: u64) {
+    // A caller that has gone needs no answer.
+    let _ = reply_to.send(Ok(Reply { sequence, answer }));
+}

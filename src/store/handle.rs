@@ -1,0 +1,88 @@
+//! The handle that handlers clone, and the threads behind it.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use tokio::sync::oneshot;
+
+use super::command::{Command, Error, Reply};
+use super::mailbox::Envelope;
+use super::options::{Failure, Health, Opened, Options};
+use super::shared::Shared;
+use crate::state::Keyring;
+
+/// A handle to the store; cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Store {
+    /// Opens the data dir, replays the log and starts the threads. Blocks until all is loaded.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub fn open(options: Options) -> Result<Opened, Failure> {
+        super::open::open(options)
+    }
+
+    /// Sends a command to the owner and waits for the reply. A caller that stops waiting changes
+    /// nothing: the command is carried out all the same.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn call(&self, command: Command) -> Result<Reply, Error> {
+        let (reply_to, reply) = oneshot::channel();
+        self.shared.mailbox.send(Envelope { command, reply_to })?;
+        // Dropped unanswered only if the store ended with the command in hand.
+        reply.await.unwrap_or(Err(Error::OutcomeUnknown))
+    }
+
+    /// The API keys as of now.
+    #[must_use]
+    pub fn keyring(&self) -> Arc<Keyring> {
+        self.shared.keyring()
+    }
+
+    /// Whether the store needs the operator's eye.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.shared.health()
+    }
+
+    /// Resolves when the log has failed; the process should end with the failure's exit code soon.
+    pub fn failed(&self) -> impl Future<Output = Failure> + Send + 'static {
+        let mut failure = self.shared.failure();
+        async move {
+            match failure.wait_for(Option::is_some).await.map(|f| f.clone()) {
+                Ok(Some(failure)) => failure,
+                // The store ended in order: it will not fail any more.
+                _ => std::future::pending().await,
+            }
+        }
+    }
+}
+
+/// The threads behind a [`Store`].
+pub struct Threads {
+    pub(super) shared: Arc<Shared>,
+    pub(super) owner: JoinHandle<()>,
+    pub(super) committer: JoinHandle<Result<(), Failure>>,
+    pub(super) spares: JoinHandle<()>,
+}
+
+impl Threads {
+    /// Answers what is in the mailbox, seals and syncs the log, and joins the threads. Blocks.
+    ///
+    /// # Errors
+    /// The failure that ended the store, if one did.
+    pub fn stop(self) -> Result<(), Failure> {
+        self.shared.mailbox.close();
+        let panicked = |_| Failure::Storage("a thread of the store ended early".to_owned());
+        self.owner.join().map_err(panicked)?;
+        let result = self.committer.join().map_err(panicked)?;
+        self.spares.join().map_err(panicked)?;
+        result
+    }
+}

@@ -1,0 +1,134 @@
+//! `ekokv wal DIR`: the log's batches as text, without changing anything.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use ekokv_wal::{Batch, Flags, Found, RealDisk};
+
+use super::open::failure;
+use super::options::Failure;
+use crate::state::ttl::format_rfc3339;
+use crate::state::{Form, Mutation};
+
+/// Prints the batches of the log in `dir`, one line each, with a line for each change: sequence, kind
+/// and key, never a value, key material or digest. Then how the log ends.
+///
+/// # Errors
+/// [`Failure::Damaged`] and [`Failure::Storage`] as a start would give them, after what is readable;
+/// [`Failure::Storage`] if `out` takes no more.
+pub fn print(dir: &Path, out: &mut dyn Write) -> Result<(), Failure> {
+    let disk = RealDisk::open(dir)
+        .map_err(|error| Failure::Storage(format!("cannot open {}: {error}", dir.display())))?;
+    let mut broken_out = None;
+    let found = ekokv_wal::read(&disk, &[], &mut |path, offset, batch| {
+        print_batch(out, path, offset, batch).map_err(|error| match error {
+            PrintError::Out(error) => broken_out.insert(error.to_string()).clone(),
+            PrintError::Record(reason) => reason,
+        })
+    });
+    if let Some(error) = broken_out {
+        return Err(Failure::Storage(format!("cannot write the output: {error}")));
+    }
+    let found = found.map_err(|error| failure(dir, error))?;
+    print_end(out, dir, &found)
+        .map_err(|error| Failure::Storage(format!("cannot write the output: {error}")))
+}
+
+enum PrintError {
+    Out(io::Error),
+    Record(String),
+}
+
+impl From<io::Error> for PrintError {
+    fn from(error: io::Error) -> Self {
+        Self::Out(error)
+    }
+}
+
+fn print_batch(
+    out: &mut dyn Write,
+    path: &str,
+    offset: u64,
+    batch: &Batch<'_>,
+) -> Result<(), PrintError> {
+    let names = [
+        (Flags::SEAL, "seal"),
+        (Flags::STOP, "stop"),
+        (Flags::AGAIN, "again"),
+        (Flags::SKIP, "skip"),
+        (Flags::AFTER_SYNC, "after-sync"),
+    ];
+    let flags: Vec<&str> =
+        names.iter().filter(|(flag, _)| batch.flags.has(*flag)).map(|(_, name)| *name).collect();
+    writeln!(
+        out,
+        "{path} {offset} batch {} at {} durable {} changes {} bytes {} [{}]",
+        batch.number,
+        format_rfc3339(batch.time),
+        batch.durable,
+        batch.count,
+        batch.records.len(),
+        flags.join(" "),
+    )?;
+    for (sequence, record) in (batch.first_sequence..).zip(batch.records()) {
+        let record = record.map_err(|reason| PrintError::Record(reason.to_owned()))?;
+        let mutation =
+            Mutation::decode(record).map_err(|error| PrintError::Record(error.to_string()))?;
+        match mutation {
+            Mutation::Put { key, value, form, deadline } => {
+                let form = match form {
+                    Form::Bare => "bare",
+                    Form::Envelope => "envelope",
+                };
+                write!(out, "  {sequence} put {key:?} {} bytes {form}", value.len())?;
+                match deadline {
+                    Some(at) => writeln!(out, " expires {}", format_rfc3339(at))?,
+                    None => writeln!(out)?,
+                }
+            }
+            Mutation::Delete { key } => writeln!(out, "  {sequence} delete {key:?}")?,
+            Mutation::Clear => writeln!(out, "  {sequence} clear")?,
+            Mutation::Expire { key } => writeln!(out, "  {sequence} expire {key:?}")?,
+            Mutation::Forget { key } => writeln!(out, "  {sequence} forget {key:?}")?,
+            Mutation::HashingKey { .. } => writeln!(out, "  {sequence} hashing key")?,
+            Mutation::ApiKey { id, role, .. } => {
+                writeln!(out, "  {sequence} api key {id:?} {}", role.as_str())?;
+            }
+            Mutation::ApiKeyRemoved { id } => writeln!(out, "  {sequence} api key removed {id:?}")?,
+        }
+    }
+    Ok(())
+}
+
+fn print_end(out: &mut dyn Write, dir: &Path, found: &Found) -> io::Result<()> {
+    let recovered = match found {
+        Found::Nothing => return writeln!(out, "{} holds no store", dir.display()),
+        Found::Creating => {
+            return writeln!(out, "{}: a first start did not end; there is no data", dir.display());
+        }
+        Found::Log(recovered) => recovered,
+    };
+    for repair in &recovered.repairs {
+        writeln!(
+            out,
+            "repaired in memory: {} offset {} batch {} cells {}",
+            repair.file, repair.offset, repair.batch, repair.cells
+        )?;
+    }
+    if let Some(torn) = &recovered.torn {
+        writeln!(
+            out,
+            "torn, never acknowledged: {} offset {} batch {} bytes {}",
+            torn.file, torn.offset, torn.batch, torn.bytes
+        )?;
+    }
+    writeln!(
+        out,
+        "{} segments, {} batches, {} changes, last sequence {}, {}",
+        recovered.segments,
+        recovered.batches,
+        recovered.records,
+        recovered.position.sequence,
+        if recovered.stopped { "stopped in order" } else { "not stopped in order" },
+    )
+}

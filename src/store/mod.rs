@@ -1,0 +1,31 @@
+//! The store: a handle for handlers, and behind it the owner, the committer and recovery.
+//!
+//! What always holds:
+//! - The owner's thread alone reads and changes the state; the committer's alone writes the log.
+//! - A write is answered when its sequence is *released*: synced in `always`, written in the other
+//!   modes. A read is answered when all that it shows, absences included, is released. So no answer
+//!   shows what a crash could take back.
+//! - After the first failed write or sync of the log no command is answered with success.
+//! - If the owner, the committer or the thread that makes spares panics, the process ends.
+
+mod command;
+mod committer;
+mod frame;
+mod handle;
+mod inspecting;
+mod mailbox;
+mod open;
+mod options;
+mod owner;
+mod secrets;
+mod shared;
+mod spares;
+
+pub use command::{Answer, Command, Error, Found, Put, Reply, Ttl};
+pub use handle::{Store, Threads};
+pub use options::{Durability, Failure, Health, Opened, Options};
+
+/// Looking into a data dir without changing it.
+pub mod inspect {
+    pub use super::inspecting::print;
+}

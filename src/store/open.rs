@@ -1,0 +1,334 @@
+//! Opening a data dir: lock, read, replay, and start the threads; or begin a new store.
+//!
+//! What always holds: until every verdict says start, nothing but `lock` is made, renamed or removed.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::thread;
+
+use ekokv_wal::{
+    Disk, Draft, Error, Found, Log, RealDisk, SEGMENT_BYTES_MAX, push_record,
+    segment_bytes_needed,
+};
+
+use super::committer::Committer;
+use super::frame::OpenFrame;
+use super::handle::{Store, Threads};
+use super::options::{Failure, Opened, Options};
+use super::owner::Owner;
+use super::secrets::{self, ADMIN_KEY, JWT_SECRET, hex, random};
+use super::shared::Shared;
+use super::spares;
+use crate::state::{Keyring, Mutation, Role, State};
+
+/// A frame of several requests holds at most this many bytes of records, or a quarter of a segment.
+const FRAME_BYTES_MAX: u64 = 8 << 20;
+/// What a change takes in the log beyond its key and value: record header, kind, flags, deadline,
+/// key length; rounded up.
+const CHANGE_OVERHEAD_BYTES: u64 = 32;
+/// Ids of admin keys that a first start or `EKOKV_ADMIN_KEY` made begin so; a new one voids them.
+const BOOTSTRAP_PREFIX: &str = "bootstrap-";
+
+/// Files besides the log that make a directory a store.
+const OTHER_FILES: &[&str] = &[JWT_SECRET, ADMIN_KEY];
+
+pub(super) fn open(options: Options) -> Result<Opened, Failure> {
+    let segment_bytes = segment_bytes(&options)?;
+    let dir = options.data_dir.as_path();
+    let real = RealDisk::create_root(dir).map_err(|error| {
+        Failure::Storage(format!("cannot use the data dir {}: {error}", dir.display()))
+    })?;
+    let disk: Arc<dyn Disk> = Arc::new(real);
+    let lock = disk.lock("lock").map_err(|error| locked(dir, &error))?;
+
+    let retention_ms = u64::try_from(options.expired_retention.as_millis()).unwrap_or(u64::MAX);
+    let mut state = State::new(retention_ms);
+    let found = read(disk.as_ref(), &mut state).map_err(|error| failure(dir, error))?;
+    let now = options.clock.now_ms();
+    let log_options = ekokv_wal::Options {
+        segment_bytes,
+        mode: options.durability.mode(),
+        random: Arc::new(random::<16>),
+    };
+
+    let mut new_admin_key = None;
+    let mut unrepaired = false;
+    let (mut log, jwt_secret) = match found {
+        Found::Log(recovered) => {
+            unrepaired = !recovered.repairs.is_empty();
+            report(&recovered, &state);
+            let jwt_secret = secrets::jwt_secret(disk.as_ref())?;
+            let time = now.max(recovered.time);
+            let log = Log::start(Arc::clone(&disk), *recovered, log_options, time);
+            (log.map_err(|error| failure(dir, error))?, jwt_secret)
+        }
+        Found::Nothing | Found::Creating => {
+            let admin_key = match &options.admin_key {
+                Some(given) => given.clone(),
+                None => new_admin_key.insert(format!("eko_{}", hex(&random_or_fail::<32>()?))).clone(),
+            };
+            let hashing_key = random_or_fail::<32>()?;
+            let digest = Keyring { hashing_key, ..Keyring::default() }.digest(&admin_key);
+            let id = bootstrap_id().map_err(no_random)?;
+            let mutations = [
+                Mutation::HashingKey { hashing_key },
+                Mutation::ApiKey { id: &id, role: Role::Admin, digest },
+            ];
+            let mut jwt_secret = Vec::new();
+            let publish_secrets = |disk: &dyn Disk| {
+                jwt_secret = secrets::new_jwt_secret(disk)?;
+                match &new_admin_key {
+                    Some(key) => ekokv_wal::publish(disk, ADMIN_KEY, format!("{key}\n").as_bytes()),
+                    None => remove_admin_key(disk),
+                }
+            };
+            let records = records_of(&mutations);
+            let count = mutations.len() as u32;
+            let first = Draft { count, time: now, records: &records };
+            let log = Log::create(Arc::clone(&disk), log_options, publish_secrets, first)
+                .map_err(|error| failure(dir, error))?;
+            for (sequence, mutation) in (1..).zip(&mutations) {
+                // The first mutations are about API keys: nothing to free, nobody to tell yet.
+                let _ = state.apply(sequence, mutation);
+            }
+            tracing::info!(data_dir = %dir.display(), "a new store is begun");
+            (log, jwt_secret)
+        }
+    };
+    if let Some(key) = &options.admin_key {
+        replace_admin_key(&mut log, &mut state, disk.as_ref(), key, now)
+            .map_err(|error| failure(dir, error))?;
+    }
+
+    let opened = start(options, log, state, unrepaired, now, lock)?;
+    Ok(Opened { jwt_secret, new_admin_key, ..opened })
+}
+
+/// Starts the threads on an open log and the state that it holds.
+fn start(
+    options: Options,
+    log: Log,
+    mut state: State,
+    unrepaired: bool,
+    now: u64,
+    lock: ekokv_wal::Lock,
+) -> Result<Opened, Failure> {
+    let applied = log.position().sequence;
+    // All that was read is synced by now.
+    state.released(applied);
+    let spare_source = log.spares();
+    let frame_bytes_max = FRAME_BYTES_MAX.min(spare_source.segment_bytes() / 4);
+    let shared = Arc::new(Shared::new(
+        OpenFrame::new(applied, frame_bytes_max),
+        log.shared_room(),
+        spare_source,
+        state.keyring().clone(),
+        unrepaired,
+    ));
+    let time = now.max(log.segment().time);
+    let (spare_wanted, wanted) = sync_channel(1);
+    let committer = Committer {
+        log,
+        shared: Arc::clone(&shared),
+        durability: options.durability,
+        spare_wanted,
+        time,
+    };
+    let owner = Owner {
+        shared: Arc::clone(&shared),
+        state,
+        applied,
+        now: time,
+        clock: options.clock,
+        max_memory_bytes: options.max_memory_bytes,
+    };
+    let for_spares = Arc::clone(&shared);
+    let named = |name: &str| thread::Builder::new().name(name.to_owned());
+    let cannot = |error: io::Error| Failure::Storage(format!("cannot start a thread: {error}"));
+    let threads = Threads {
+        shared: Arc::clone(&shared),
+        owner: named("owner").spawn(move || owner.run()).map_err(cannot)?,
+        committer: named("committer")
+            .spawn(move || {
+                let result = committer.run();
+                // The data dir is free once the last byte is written.
+                drop(lock);
+                result
+            })
+            .map_err(cannot)?,
+        spares: named("spares").spawn(move || spares::run(&for_spares, &wanted)).map_err(cannot)?,
+    };
+    Ok(Opened { store: Store { shared }, threads, jwt_secret: Vec::new(), new_admin_key: None })
+}
+
+/// Reads the log of a data dir into `state`.
+fn read(disk: &dyn Disk, state: &mut State) -> Result<Found, Error> {
+    ekokv_wal::read(disk, OTHER_FILES, &mut |_, _, batch| {
+        for (sequence, record) in (batch.first_sequence..).zip(batch.records()) {
+            let mutation = Mutation::decode(record?).map_err(|error| error.to_string())?;
+            // What a clear frees is dropped here: nobody waits yet.
+            let _ = state.apply(sequence, &mutation);
+            state.released(sequence);
+        }
+        Ok(())
+    })
+}
+
+fn report(recovered: &ekokv_wal::Recovered, state: &State) {
+    for repair in &recovered.repairs {
+        tracing::warn!(
+            file = repair.file,
+            offset = repair.offset,
+            batch = repair.batch,
+            cells = repair.cells,
+            "damage on disk was repaired in memory; the file stays as it is"
+        );
+    }
+    if let Some(torn) = &recovered.torn {
+        tracing::warn!(
+            file = torn.file,
+            offset = torn.offset,
+            batch = torn.batch,
+            bytes = torn.bytes,
+            "a batch that nobody was told of was cut short by a crash and is dropped"
+        );
+    }
+    tracing::info!(
+        keys = state.live_len(),
+        changes = recovered.records,
+        batches = recovered.batches,
+        segments = recovered.segments,
+        last_sequence = recovered.position.sequence,
+        stopped_in_order = recovered.stopped,
+        "the log is read"
+    );
+}
+
+/// Makes `key` the bootstrap admin key, durably, unless it is it already. The old one is void.
+fn replace_admin_key(
+    log: &mut Log,
+    state: &mut State,
+    disk: &dyn Disk,
+    key: &str,
+    now: u64,
+) -> Result<(), Error> {
+    let keyring = state.keyring().clone();
+    let known = keyring
+        .authenticate(key)
+        .is_some_and(|known| known.role == Role::Admin && known.id.starts_with(BOOTSTRAP_PREFIX));
+    if !known {
+        let id = bootstrap_id().map_err(|source| Error::Io {
+            operation: "get random bytes for",
+            path: "an admin key's id".to_owned(),
+            source,
+        })?;
+        let mut mutations: Vec<Mutation<'_>> = keyring
+            .api_keys
+            .keys()
+            .filter(|id| id.starts_with(BOOTSTRAP_PREFIX))
+            .map(|id| Mutation::ApiKeyRemoved { id })
+            .collect();
+        mutations.push(Mutation::ApiKey { id: &id, role: Role::Admin, digest: keyring.digest(key) });
+        let records = records_of(&mutations);
+        let first = log.position().sequence.saturating_add(1);
+        let time = now.max(log.segment().time);
+        log.append(Draft { count: mutations.len() as u32, time, records: &records })?;
+        log.sync()?;
+        for (sequence, mutation) in (first..).zip(&mutations) {
+            // The keyring is published when the threads start.
+            let _ = state.apply(sequence, mutation);
+        }
+        tracing::info!("EKOKV_ADMIN_KEY replaces the bootstrap admin key");
+    }
+    // After the change is durable: the key that the file holds is void.
+    remove_admin_key(disk)
+}
+
+fn remove_admin_key(disk: &dyn Disk) -> Result<(), Error> {
+    match disk.remove(ADMIN_KEY) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::Io { operation: "remove", path: ADMIN_KEY.to_owned(), source: error })
+        }
+        // Needs no sync: a key that comes back is void all the same.
+        _ => Ok(()),
+    }
+}
+
+fn records_of(mutations: &[Mutation<'_>]) -> Vec<u8> {
+    let mut records = Vec::new();
+    for mutation in mutations {
+        push_record(&mut records, |out| mutation.encode(out));
+    }
+    records
+}
+
+fn bootstrap_id() -> io::Result<String> {
+    Ok(format!("{BOOTSTRAP_PREFIX}{}", hex(&random::<4>()?)))
+}
+
+fn random_or_fail<const N: usize>() -> Result<[u8; N], Failure> {
+    random().map_err(no_random)
+}
+
+fn no_random(error: io::Error) -> Failure {
+    Failure::Storage(format!("the system hands out no random bytes: {error}"))
+}
+
+/// The segment length, if the largest request fits into a segment of it.
+fn segment_bytes(options: &Options) -> Result<u64, Failure> {
+    let block = ekokv_wal::BLOCK_BYTES as u64;
+    let segment_bytes = options.segment_bytes.div_ceil(block).saturating_mul(block);
+    // A body holds keys and values as JSON; in the log each of them has an overhead of its own.
+    let largest = options
+        .max_batch_keys
+        .saturating_mul(CHANGE_OVERHEAD_BYTES)
+        .saturating_add(options.max_body_bytes)
+        .saturating_add(options.max_key_bytes)
+        .saturating_add(CHANGE_OVERHEAD_BYTES);
+    let needed = segment_bytes_needed(largest);
+    if segment_bytes > SEGMENT_BYTES_MAX {
+        return Err(Failure::Settings(format!(
+            "--segment-bytes (EKOKV_SEGMENT_BYTES) is {segment_bytes}; at most {SEGMENT_BYTES_MAX} \
+             are possible"
+        )));
+    }
+    if needed > segment_bytes {
+        return Err(Failure::Settings(format!(
+            "--segment-bytes (EKOKV_SEGMENT_BYTES) is {segment_bytes}, yet the largest request that \
+             --max-body-bytes and --max-batch-keys allow takes {needed}: raise it or lower them"
+        )));
+    }
+    Ok(segment_bytes)
+}
+
+fn locked(dir: &Path, error: &io::Error) -> Failure {
+    if error.kind() == io::ErrorKind::WouldBlock {
+        let holder = match error.to_string() {
+            text if text.is_empty() => "another process".to_owned(),
+            text => text,
+        };
+        return Failure::Locked(format!("the data dir {} is in use by {holder}", dir.display()));
+    }
+    Failure::Storage(format!("cannot lock the data dir {}: {error}", dir.display()))
+}
+
+/// An error of the log as the operator should read it.
+pub(super) fn failure(dir: &Path, error: Error) -> Failure {
+    let dir = dir.display();
+    match error {
+        Error::Damaged(damage) => Failure::Damaged(format!(
+            "the data in {dir} is damaged, and starting could lose what was acknowledged: {damage}. \
+             Nothing was changed. `ekokv wal {dir}` prints what can be read; then put back a copy of \
+             the whole data dir, or of the named file"
+        )),
+        Error::Locked { holder } => {
+            Failure::Locked(format!("the data dir {dir} is in use by {holder}"))
+        }
+        Error::TooLarge { .. } => Failure::Settings(error.to_string()),
+        Error::Unreadable { .. } | Error::Io { .. } | Error::Latched => {
+            Failure::Storage(format!("the disk under {dir} failed: {error}"))
+        }
+    }
+}

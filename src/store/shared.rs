@@ -1,0 +1,87 @@
+//! What the store's threads and its handles share.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use ekokv_wal::Spares;
+use tokio::sync::watch;
+
+use super::frame::OpenFrame;
+use super::mailbox::Mailbox;
+use super::options::{Failure, Health};
+use crate::state::Keyring;
+
+pub(super) struct Shared {
+    pub(super) mailbox: Mailbox,
+    pub(super) frame: OpenFrame,
+    /// Bytes left in the present segment, see [`ekokv_wal::Log::shared_room`].
+    pub(super) room: Arc<AtomicU64>,
+    pub(super) spares: Arc<Spares>,
+    /// The API keys as of the owner's last change of them; read on each request.
+    keyring: RwLock<Arc<Keyring>>,
+    /// Damage was found that is still on disk.
+    pub(super) unrepaired: bool,
+    /// The spare could not be made when it was last tried.
+    pub(super) spare_failed: AtomicBool,
+    failure: watch::Sender<Option<Failure>>,
+}
+
+impl Shared {
+    pub(super) fn new(
+        frame: OpenFrame,
+        room: Arc<AtomicU64>,
+        spares: Arc<Spares>,
+        keyring: Keyring,
+        unrepaired: bool,
+    ) -> Self {
+        Self {
+            mailbox: Mailbox::new(),
+            frame,
+            room,
+            spares,
+            keyring: RwLock::new(Arc::new(keyring)),
+            unrepaired,
+            spare_failed: AtomicBool::new(false),
+            failure: watch::Sender::new(None),
+        }
+    }
+
+    pub(super) fn keyring(&self) -> Arc<Keyring> {
+        Arc::clone(&self.keyring.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn publish_keyring(&self, keyring: Keyring) {
+        *self.keyring.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keyring);
+    }
+
+    pub(super) fn health(&self) -> Health {
+        let failed = self.failure.borrow().is_some();
+        Health {
+            degraded: failed || self.unrepaired || self.spare_failed.load(Ordering::Relaxed),
+            integrity_ok: !failed && !self.unrepaired,
+        }
+    }
+
+    /// The log failed: no write succeeds from here on.
+    pub(super) fn fail(&self, failure: Failure) {
+        self.frame.fail();
+        self.failure.send_replace(Some(failure));
+    }
+
+    pub(super) fn failure(&self) -> watch::Receiver<Option<Failure>> {
+        self.failure.subscribe()
+    }
+}
+
+/// Ends the process if the thread that holds it panics: without its owner the store would answer
+/// nothing, or worse, something.
+pub(super) struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("a thread of the store panicked; the process ends");
+            std::process::abort();
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! What tests of the HTTP interface share: a server in this process, a client that knows each byte
+//! it sends, and tokens made apart from the code under test.
+
+// Each test file uses its part.
+#![allow(dead_code)]
+
+pub(crate) mod client;
+pub(crate) mod process;
+pub(crate) mod server;
+pub(crate) mod token;
+
+pub(crate) use client::{Client, Response};
+pub(crate) use server::{ADMIN_KEY, Server, START_MS};

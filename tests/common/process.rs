@@ -1,0 +1,104 @@
+//! The real binary as a process of its own, to be killed.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use super::{ADMIN_KEY, Client};
+
+/// How long a start or an end may take before the test fails.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running `ekokv`.
+pub(crate) struct Process {
+    child: Child,
+    pub(crate) address: SocketAddr,
+    /// Every line it logged before it was ready.
+    pub(crate) log: Vec<String>,
+}
+
+impl Process {
+    /// Starts the binary on a data dir, with small segments so that they rotate often, and waits for
+    /// its word that it is ready.
+    pub(crate) fn start(data_dir: &Path, arguments: &[&str]) -> Self {
+        Self::try_start(data_dir, arguments).unwrap_or_else(|(status, log)| {
+            panic!("did not start: {status}\n{}", log.join("\n"))
+        })
+    }
+
+    /// The same, or the exit status and the log of a process that did not get ready.
+    pub(crate) fn try_start(
+        data_dir: &Path,
+        arguments: &[&str],
+    ) -> Result<Self, (ExitStatus, Vec<String>)> {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_ekokv"))
+            .args(["--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(data_dir)
+            .args(["--segment-bytes", "1MiB", "--max-value-bytes", "64KiB"])
+            .args(["--max-body-bytes", "128KiB", "--max-batch-keys", "100"])
+            .args(arguments)
+            .env("EKOKV_ADMIN_KEY", ADMIN_KEY)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (lines, received) = mpsc::channel();
+        // Reads to the end, so that the process never waits for us.
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                let _ = lines.send(line);
+            }
+        });
+        let mut log = Vec::new();
+        loop {
+            let Ok(line) = received.recv_timeout(PATIENCE) else {
+                let _ = child.kill();
+                return Err((child.wait().unwrap(), log));
+            };
+            let event: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+            let ready = event["fields"]["message"] == "ready";
+            let address = event["fields"]["address"].as_str().and_then(|a| a.parse().ok());
+            log.push(line);
+            if let (true, Some(address)) = (ready, address) {
+                return Ok(Self { child, address, log });
+            }
+        }
+    }
+
+    /// SIGKILL: nothing of the process runs after this.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// A signal by name, as `kill -s` takes it.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
+    /// Waits for the end.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
+
+    /// A token from the admin key.
+    pub(crate) fn token(&self) -> String {
+        let body = format!(r#"{{"api_key":"{ADMIN_KEY}"}}"#);
+        let answer = Client::new(self.address).request("POST", "/api/auth/token", &[], body.as_bytes());
+        let answer: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+        answer["token"].as_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
