@@ -1,0 +1,341 @@
+//! kill -9 of the real binary under concurrent writers, over and over on the same data: every
+//! acknowledged set, delete and batch is there after the restart with its version, nothing that was
+//! never sent is, and each batch is whole or absent.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::process::Command;
+use std::sync::mpsc::{Sender, channel};
+
+use common::process::Process;
+use common::server::DataDir;
+use common::Client;
+
+const KILLS: u64 = 24;
+const WRITERS: u64 = 8;
+const KEYS_PER_WRITER: u64 = 6;
+const BATCH_KEYS: u64 = 5;
+
+/// SplitMix64 (Steele, Lea, Flood 2014).
+struct Draw(u64);
+
+impl Draw {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)) % bound
+    }
+}
+
+/// A key's value with its version, if that is known (of a batch only the last one's is).
+type Value = Option<(String, Option<u64>)>;
+
+/// A request and what each key holds if it was carried out.
+#[derive(Debug, Clone)]
+struct Sent {
+    method: &'static str,
+    target: String,
+    body: String,
+    effect: BTreeMap<String, Value>,
+}
+
+/// One writer: the keys are its own, so what they hold follows from its requests alone.
+struct Writer {
+    name: String,
+    draw: Draw,
+    serial: u64,
+    /// What every key must hold.
+    expected: BTreeMap<String, Value>,
+    /// The request whose answer never came.
+    unanswered: Option<Sent>,
+    acknowledged: u64,
+}
+
+impl Writer {
+    fn new(index: u64) -> Self {
+        Self {
+            name: format!("w{index}"),
+            draw: Draw(index + 1),
+            serial: 0,
+            expected: BTreeMap::new(),
+            unanswered: None,
+            acknowledged: 0,
+        }
+    }
+
+    fn next(&mut self) -> Sent {
+        self.serial += 1;
+        let key = format!("{}-{}", self.name, self.draw.below(KEYS_PER_WRITER));
+        // Lengths from some bytes to several blocks of the log.
+        let padding = "x".repeat(self.draw.below(3_000) as usize);
+        let value = format!(r#""{}:{}:{padding}""#, self.name, self.serial);
+        match self.draw.below(10) {
+            0..6 => Sent {
+                method: "POST",
+                target: format!("/api/kv/set/{key}"),
+                body: value.clone(),
+                effect: BTreeMap::from([(key, Some((value, None)))]),
+            },
+            6..8 => Sent {
+                method: "DELETE",
+                target: format!("/api/kv/delete/{key}"),
+                body: String::new(),
+                effect: BTreeMap::from([(key, None)]),
+            },
+            8 => self.batch_set(),
+            _ => {
+                let keys: Vec<String> = self.batch_keys();
+                Sent {
+                    method: "DELETE",
+                    target: "/api/kv/batch/delete".to_owned(),
+                    body: serde_json::json!({ "keys": keys }).to_string(),
+                    effect: keys.into_iter().map(|key| (key, None)).collect(),
+                }
+            }
+        }
+    }
+
+    fn batch_keys(&self) -> Vec<String> {
+        (0..BATCH_KEYS).map(|i| format!("{}-batch-{i}", self.name)).collect()
+    }
+
+    fn batch_set(&self) -> Sent {
+        let keys = self.batch_keys();
+        let value = format!(r#"{{"batch":"{}:{}"}}"#, self.name, self.serial);
+        let values = vec![value.as_str(); keys.len()].join(",");
+        Sent {
+            method: "POST",
+            target: "/api/kv/batch/set".to_owned(),
+            body: format!(r#"{{"keys":{},"values":[{values}]}}"#, serde_json::json!(keys)),
+            effect: keys
+                .into_iter()
+                .map(|key| (key, Some((format!(r#"{{"value":{value}}}"#), None))))
+                .collect(),
+        }
+    }
+
+    /// Writes until the server is gone. Each acknowledgement is reported.
+    fn write(&mut self, address: SocketAddr, token: &str, acknowledged: &Sender<()>) {
+        let Ok(mut client) = Client::try_new(address) else { return };
+        let bearer = format!("Bearer {token}");
+        loop {
+            let sent = self.next();
+            let headers = [("Authorization", bearer.as_str())];
+            let answer = client.try_request(sent.method, &sent.target, &headers, sent.body.as_bytes());
+            let Ok(answer) = answer else {
+                self.unanswered = Some(sent);
+                return;
+            };
+            match answer.status {
+                // Refused, and said so: nothing has happened.
+                429 => continue,
+                200 => {}
+                other => panic!("{} {}: {other} {}", sent.method, sent.target, answer.text()),
+            }
+            let version = answer.header("etag").map(|tag| tag.trim_matches('"').parse().unwrap());
+            for (key, value) in sent.effect {
+                let value = value.map(|(text, _)| (text, version));
+                self.expected.insert(key, value);
+            }
+            self.acknowledged += 1;
+            let _ = acknowledged.send(());
+        }
+    }
+
+    /// Compares every key with what was acknowledged; the unanswered request was carried out whole
+    /// or not at all, and is expected as found from here on.
+    fn check(&mut self, client: &mut Client, bearer: &str) -> Unanswered {
+        let mut found: BTreeMap<String, Value> = BTreeMap::new();
+        let pending = self.unanswered.take();
+        let keys: BTreeSet<&String> =
+            self.expected.keys().chain(pending.iter().flat_map(|sent| sent.effect.keys())).collect();
+        for key in keys {
+            let target = format!("/api/kv/get/{key}");
+            let answer = client.request("GET", &target, &[("Authorization", bearer)], b"");
+            let value = match answer.status {
+                200 => {
+                    let version = answer.header("etag").unwrap().trim_matches('"').parse().unwrap();
+                    Some((answer.text(), Some(version)))
+                }
+                404 => None,
+                other => panic!("{target}: {other}"),
+            };
+            found.insert(key.clone(), value);
+        }
+        let agrees = |key: &String, expected: &Value| match (&found[key], expected) {
+            (None, None) => true,
+            (Some((text, version)), Some((expected, known))) => {
+                text == expected && (known.is_none() || known == version)
+            }
+            _ => false,
+        };
+        let mut outcome = Unanswered::None;
+        if let Some(sent) = &pending {
+            let before = |key: &String| self.expected.get(key).cloned().flatten();
+            let carried_out = sent.effect.iter().all(|(key, value)| agrees(key, value));
+            let absent = sent.effect.keys().all(|key| agrees(key, &before(key)));
+            assert!(
+                carried_out || absent,
+                "{} {} is there in part: {:?}",
+                sent.method,
+                sent.target,
+                sent.effect.keys().map(|key| &found[key]).collect::<Vec<_>>()
+            );
+            outcome = if carried_out { Unanswered::CarriedOut } else { Unanswered::Absent };
+        }
+        let touched = |key: &String| pending.as_ref().is_some_and(|sent| sent.effect.contains_key(key));
+        for (key, expected) in &self.expected {
+            assert!(
+                touched(key) || agrees(key, expected),
+                "{key}: acknowledged {expected:?}, found {:?}",
+                found[key]
+            );
+        }
+        self.expected = found;
+        outcome
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Unanswered {
+    None,
+    CarriedOut,
+    Absent,
+}
+
+fn run(durability: &str, kills: u64) {
+    let dir = DataDir::new();
+    let arguments = ["--durability", durability];
+    let mut writers: Vec<Writer> = (0..WRITERS).map(Writer::new).collect();
+    let mut draw = Draw(7);
+    let (mut carried_out, mut absent) = (0, 0);
+    for round in 0..kills {
+        let mut process = Process::start(dir.path(), &arguments);
+        let token = process.token();
+        let (acknowledged, acknowledgements) = channel();
+        std::thread::scope(|scope| {
+            for writer in &mut writers {
+                let (acknowledged, token) = (acknowledged.clone(), token.as_str());
+                let address = process.address;
+                scope.spawn(move || writer.write(address, token, &acknowledged));
+            }
+            // In the midst of the writing, not before it and not after it.
+            for _ in 0..50 + draw.below(600) {
+                acknowledgements.recv().unwrap();
+            }
+            process.kill();
+        });
+
+        // Every second time the first process after the kill is killed as well, at once.
+        if round % 2 == 1 {
+            Process::start(dir.path(), &arguments).kill();
+        }
+        let process = Process::start(dir.path(), &arguments);
+        let bearer = format!("Bearer {}", process.token());
+        let mut client = Client::new(process.address);
+        for writer in &mut writers {
+            match writer.check(&mut client, &bearer) {
+                Unanswered::CarriedOut => carried_out += 1,
+                Unanswered::Absent => absent += 1,
+                Unanswered::None => {}
+            }
+        }
+    }
+    nothing_unsent(&dir);
+    let acknowledged: u64 = writers.iter().map(|writer| writer.acknowledged).sum();
+    println!(
+        "{durability}: {kills} kills under writers, {acknowledged} writes acknowledged, 0 lost; of the \
+         unanswered ones {carried_out} were carried out and {absent} not"
+    );
+    assert!(acknowledged > kills * 50);
+}
+
+/// The log holds no key that nobody sent.
+fn nothing_unsent(dir: &DataDir) {
+    let output = Command::new(env!("CARGO_BIN_EXE_ekokv")).arg("wal").arg(dir.path()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut puts = 0;
+    for line in text.lines() {
+        let mut words = line.split_whitespace().skip(1);
+        if words.next() != Some("put") {
+            continue;
+        }
+        let key: String = serde_json::from_str(words.next().unwrap()).unwrap();
+        let (writer, rest) = key.split_once('-').unwrap();
+        let known = |prefix: &str, limit: u64| {
+            rest.strip_prefix(prefix).is_some_and(|n| n.parse::<u64>().is_ok_and(|n| n < limit))
+        };
+        assert!(writer.starts_with('w'), "{key}");
+        assert!(known("", KEYS_PER_WRITER) || known("batch-", BATCH_KEYS), "{key}");
+        puts += 1;
+    }
+    assert!(puts > 100, "{puts} puts in the log");
+}
+
+#[test]
+fn always_every_acknowledged_write_survives_kill_9() {
+    run("always", KILLS);
+}
+
+#[test]
+fn interval_every_acknowledged_write_survives_kill_9() {
+    run("interval=50ms", KILLS / 4);
+}
+
+#[test]
+fn os_every_acknowledged_write_survives_kill_9() {
+    run("os", KILLS / 4);
+}
+
+#[test]
+fn sigterm_loses_nothing_and_ends_with_0() {
+    for durability in ["always", "interval=10s", "os"] {
+        let dir = DataDir::new();
+        let arguments = ["--durability", durability];
+        let mut process = Process::start(dir.path(), &arguments);
+        let token = process.token();
+        let mut writers: Vec<Writer> = (0..WRITERS).map(Writer::new).collect();
+        let (acknowledged, acknowledgements) = channel();
+        std::thread::scope(|scope| {
+            for writer in &mut writers {
+                let (acknowledged, token) = (acknowledged.clone(), token.as_str());
+                let address = process.address;
+                scope.spawn(move || writer.write(address, token, &acknowledged));
+            }
+            for _ in 0..300 {
+                acknowledgements.recv().unwrap();
+            }
+            process.signal("TERM");
+            assert_eq!(process.wait().code(), Some(0), "{durability}");
+        });
+        let process = Process::start(dir.path(), &arguments);
+        let in_order = process.log.iter().any(|line| line.contains(r#""stopped_in_order":true"#));
+        assert!(in_order, "{:?}", process.log);
+        let bearer = format!("Bearer {}", process.token());
+        let mut client = Client::new(process.address);
+        for writer in &mut writers {
+            writer.check(&mut client, &bearer);
+        }
+    }
+}
+
+#[test]
+fn a_second_process_on_a_data_dir_ends_with_75_and_names_the_first() {
+    let dir = DataDir::new();
+    let first = Process::start(dir.path(), &[]);
+    let (status, log) = Process::try_start(dir.path(), &[]).err().unwrap();
+    assert_eq!(status.code(), Some(75));
+    let log = log.join("\n");
+    assert!(log.contains("is in use by process"), "{log}");
+    // The first one never noticed.
+    let bearer = format!("Bearer {}", first.token());
+    let headers = [("Authorization", bearer.as_str())];
+    let answer = Client::new(first.address).request("POST", "/api/kv/set/k", &headers, b"1");
+    assert_eq!(answer.status, 200);
+}

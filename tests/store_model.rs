@@ -1,0 +1,418 @@
+//! Random commands against a model of the contract that shares no code with the store, with steps of
+//! the clock both ways and restarts in between: equal after each step.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::START_MS;
+use common::server::DataDir;
+use ekokv::clock::ManualClock;
+use ekokv::state::Form;
+use ekokv::store::{
+    Answer, Command, Durability, Error, Found, Opened, Options, Put, Reply, Store, Threads, Ttl,
+};
+use proptest::prelude::*;
+
+const RETENTION_MS: u64 = 5_000;
+const KEYS: usize = 6;
+
+/// The store under test, and the clock it is given.
+struct Subject {
+    dir: DataDir,
+    clock: Arc<ManualClock>,
+    durability: Durability,
+    running: Option<(Store, Threads)>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Subject {
+    fn new(durability: Durability) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let clock = Arc::new(ManualClock::new(START_MS));
+        let mut subject = Self { dir: DataDir::new(), clock, durability, running: None, runtime };
+        subject.open();
+        subject
+    }
+
+    fn open(&mut self) {
+        let Opened { store, threads, .. } = Store::open(Options {
+            data_dir: self.dir.path().to_owned(),
+            durability: self.durability,
+            segment_bytes: 256 << 10,
+            max_memory_bytes: 1 << 30,
+            expired_retention: Duration::from_millis(RETENTION_MS),
+            max_body_bytes: 64 << 10,
+            max_batch_keys: 100,
+            max_key_bytes: 100,
+            admin_key: None,
+            clock: self.clock.clone(),
+        })
+        .unwrap();
+        self.running = Some((store, threads));
+    }
+
+    fn restart(&mut self) {
+        let (store, threads) = self.running.take().unwrap();
+        drop(store);
+        threads.stop().unwrap();
+        self.open();
+    }
+
+    fn call(&self, command: Command) -> Result<Reply, Error> {
+        self.runtime.block_on(self.running.as_ref().unwrap().0.call(command))
+    }
+}
+
+/// What the contract says of one key.
+#[derive(Debug, Clone, PartialEq)]
+struct Modelled {
+    value: Bytes,
+    form: Form,
+    deadline: Option<u64>,
+    version: u64,
+}
+
+struct Model {
+    keys: BTreeMap<String, Modelled>,
+    now: u64,
+    /// The last sequence that a write was answered with.
+    sequence: u64,
+}
+
+#[derive(Debug, PartialEq)]
+enum Seen {
+    Value(Modelled),
+    Expired,
+    Missing,
+}
+
+impl Model {
+    fn see(&self, key: &str) -> Seen {
+        match self.keys.get(key) {
+            None => Seen::Missing,
+            Some(entry) => match entry.deadline {
+                Some(deadline) if deadline.saturating_add(RETENTION_MS) <= self.now => Seen::Missing,
+                Some(deadline) if deadline <= self.now => Seen::Expired,
+                _ => Seen::Value(entry.clone()),
+            },
+        }
+    }
+
+    fn live(&self, key: &str) -> bool {
+        matches!(self.see(key), Seen::Value(_))
+    }
+
+    fn resolve(&self, ttl: Ttl) -> Option<u64> {
+        match ttl {
+            Ttl::None => None,
+            Ttl::After(span) => Some(self.now + span.as_millis() as u64),
+            Ttl::At(at) => Some(at),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Get(usize),
+    Set(usize, u16, bool, Life),
+    Delete(usize),
+    BatchGet(Vec<usize>),
+    BatchSet(Vec<(usize, u16, Life)>),
+    BatchDelete(Vec<usize>),
+    Clear,
+    Forward(u64),
+    Back(u64),
+    Restart,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Life {
+    Endless,
+    Span(u64),
+    /// Absolute, so many milliseconds from what the clock shows; may be past.
+    At(i64),
+}
+
+impl Life {
+    fn ttl(self, clock: u64) -> Ttl {
+        match self {
+            Self::Endless => Ttl::None,
+            Self::Span(ms) => Ttl::After(Duration::from_millis(ms)),
+            Self::At(offset) => Ttl::At(clock.saturating_add_signed(offset)),
+        }
+    }
+}
+
+fn life() -> impl Strategy<Value = Life> {
+    prop_oneof![
+        3 => Just(Life::Endless),
+        3 => (1..8_000u64).prop_map(Life::Span),
+        1 => (-2_000..8_000i64).prop_map(Life::At),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let key = || 0..KEYS;
+    prop_oneof![
+        3 => key().prop_map(Step::Get),
+        8 => (key(), any::<u16>(), any::<bool>(), life()).prop_map(|(k, v, b, l)| Step::Set(k, v, b, l)),
+        3 => key().prop_map(Step::Delete),
+        2 => prop::collection::vec(key(), 0..6).prop_map(Step::BatchGet),
+        3 => prop::collection::vec((key(), any::<u16>(), life()), 0..6).prop_map(Step::BatchSet),
+        2 => prop::collection::vec(key(), 0..6).prop_map(Step::BatchDelete),
+        1 => Just(Step::Clear),
+        4 => (0..6_000u64).prop_map(Step::Forward),
+        1 => (0..20_000u64).prop_map(Step::Back),
+        1 => Just(Step::Restart),
+    ]
+}
+
+fn key(index: usize) -> String {
+    ["a", "b/c", "ключ", "d", "e", "links"][index].to_owned()
+}
+
+fn value(content: u16) -> Bytes {
+    // Some of them long enough for several cells of the log.
+    Bytes::from(format!("\"{}\"", "v".repeat(usize::from(content % 997)) + &content.to_string()))
+}
+
+struct Test {
+    subject: Subject,
+    model: Model,
+}
+
+impl Test {
+    fn write(&mut self, command: Command, changes: bool) -> Reply {
+        let reply = self.subject.call(command).unwrap();
+        if changes {
+            assert!(reply.sequence > self.model.sequence, "{reply:?}");
+            self.model.sequence = reply.sequence;
+        } else {
+            // Purging takes sequences of its own; what changes nothing takes none.
+            assert!(reply.sequence >= self.model.sequence, "{reply:?}");
+        }
+        reply
+    }
+
+    fn take(&mut self, step: &Step) {
+        match step {
+            Step::Get(k) => self.get(&key(*k)),
+            Step::Set(k, content, bare, life) => self.set(*k, *content, *bare, *life),
+            Step::Delete(k) => {
+                let live = self.model.live(&key(*k));
+                let reply = self.write(Command::Delete { key: key(*k).into() }, live);
+                assert_eq!(reply.answer, Answer::Deleted(live));
+                if live {
+                    self.model.keys.remove(&key(*k));
+                }
+            }
+            Step::BatchGet(keys) => self.batch_get(keys),
+            Step::BatchSet(puts) => self.batch_set(puts),
+            Step::BatchDelete(keys) => {
+                let there: Vec<bool> = keys.iter().map(|k| self.model.live(&key(*k))).collect();
+                let command =
+                    Command::BatchDelete { keys: keys.iter().map(|k| key(*k).into()).collect() };
+                let changes = there.contains(&true);
+                let reply = self.write(command, changes);
+                assert_eq!(reply.answer, Answer::DeletedMany(there.clone()));
+                for (k, live) in keys.iter().zip(there) {
+                    if live {
+                        self.model.keys.remove(&key(*k));
+                    }
+                }
+            }
+            Step::Clear => {
+                // Whether remembered keys are still there to be cleared is the purge's business.
+                let changes = (0..KEYS).any(|k| self.model.live(&key(k)));
+                let reply = self.write(Command::Clear, changes);
+                assert_eq!(reply.answer, Answer::Cleared);
+                self.model.sequence = reply.sequence;
+                self.model.keys.clear();
+            }
+            Step::Forward(ms) => {
+                self.subject.clock.advance(*ms);
+                let clock = ekokv::clock::Clock::now_ms(self.subject.clock.as_ref());
+                self.model.now = self.model.now.max(clock);
+            }
+            Step::Back(ms) => {
+                let clock = ekokv::clock::Clock::now_ms(self.subject.clock.as_ref());
+                self.subject.clock.set(clock - ms);
+                // The store has seen the later time only if it was asked meanwhile.
+                self.get(&key(0));
+            }
+            Step::Restart => {
+                // What a restart with a clock behind does to deadlines is shown on its own.
+                self.subject.clock.set(self.model.now);
+                self.subject.restart();
+            }
+        }
+        self.batch_get(&(0..KEYS).collect::<Vec<_>>());
+    }
+
+    fn get(&mut self, key: &str) {
+        let reply = self.subject.call(Command::Get { key: key.into() }).unwrap();
+        assert!(reply.sequence >= self.model.sequence, "{reply:?}");
+        let seen = match reply.answer {
+            Answer::Found(found) => Seen::Value(modelled(found)),
+            Answer::Expired => Seen::Expired,
+            Answer::Missing => Seen::Missing,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(seen, self.model.see(key), "{key} at {}", self.model.now);
+    }
+
+    fn set(&mut self, k: usize, content: u16, bare: bool, life: Life) {
+        let ttl = life.ttl(ekokv::clock::Clock::now_ms(self.subject.clock.as_ref()));
+        let form = if bare { Form::Bare } else { Form::Envelope };
+        let put = Put { key: key(k).into(), value: value(content), form, ttl };
+        if matches!(ttl, Ttl::At(at) if at <= self.model.now) {
+            let error = self.subject.call(Command::Set(put)).unwrap_err();
+            assert!(matches!(error, Error::TtlOutOfRange { .. }), "{error}");
+            return;
+        }
+        let deadline = self.model.resolve(ttl);
+        let reply = self.write(Command::Set(put), true);
+        assert_eq!(reply.answer, Answer::Stored { version: reply.sequence, deadline });
+        let entry = Modelled { value: value(content), form, deadline, version: reply.sequence };
+        self.model.keys.insert(key(k), entry);
+    }
+
+    fn batch_get(&mut self, keys: &[usize]) {
+        let command = Command::BatchGet { keys: keys.iter().map(|k| key(*k).into()).collect() };
+        let reply = self.subject.call(command).unwrap();
+        let Answer::FoundMany(found) = reply.answer else { panic!("{:?}", reply.answer) };
+        let found: Vec<Option<Modelled>> = found.into_iter().map(|f| f.map(modelled)).collect();
+        let expected: Vec<Option<Modelled>> = keys
+            .iter()
+            .map(|k| match self.model.see(&key(*k)) {
+                Seen::Value(entry) => Some(entry),
+                Seen::Expired | Seen::Missing => None,
+            })
+            .collect();
+        assert_eq!(found, expected);
+    }
+
+    fn batch_set(&mut self, puts: &[(usize, u16, Life)]) {
+        let clock = ekokv::clock::Clock::now_ms(self.subject.clock.as_ref());
+        let puts: Vec<Put> = puts
+            .iter()
+            .map(|(k, content, life)| Put {
+                key: key(*k).into(),
+                value: value(*content),
+                form: Form::Envelope,
+                ttl: life.ttl(clock),
+            })
+            .collect();
+        if puts.iter().any(|put| matches!(put.ttl, Ttl::At(at) if at <= self.model.now)) {
+            let error = self.subject.call(Command::BatchSet { puts }).unwrap_err();
+            assert!(matches!(error, Error::TtlOutOfRange { .. }), "nothing of it is stored: {error}");
+            return;
+        }
+        // Of equal keys the last wins; each changed key takes one sequence, without gaps.
+        let winners: Vec<usize> = (0..puts.len())
+            .filter(|i| !puts[i + 1..].iter().any(|later| later.key == puts[*i].key))
+            .collect();
+        let changes = !winners.is_empty();
+        let reply = self.write(Command::BatchSet { puts: puts.clone() }, changes);
+        assert_eq!(reply.answer, Answer::StoredMany);
+        let first = reply.sequence + 1 - winners.len() as u64;
+        for (version, i) in (first..).zip(winners) {
+            let put = &puts[i];
+            let deadline = self.model.resolve(put.ttl);
+            let entry =
+                Modelled { value: put.value.clone(), form: put.form, deadline, version };
+            self.model.keys.insert(put.key.to_string(), entry);
+        }
+    }
+}
+
+fn modelled(found: Found) -> Modelled {
+    let Found { value, form, version, deadline } = found;
+    Modelled { value, form, deadline, version }
+}
+
+fn check(durability: Durability, steps: &[Step]) {
+    let model = Model { keys: BTreeMap::new(), now: START_MS, sequence: 0 };
+    let mut test = Test { subject: Subject::new(durability), model };
+    for step in steps {
+        test.take(step);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 48,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn always_equals_the_model_after_each_step(steps in prop::collection::vec(step(), 1..60)) {
+        check(Durability::Always, &steps);
+    }
+
+    #[test]
+    fn os_equals_the_model_after_each_step(steps in prop::collection::vec(step(), 1..60)) {
+        check(Durability::Os, &steps);
+    }
+}
+
+#[test]
+fn what_expired_never_returns_even_if_the_clock_is_back_after_a_restart() {
+    let mut subject = Subject::new(Durability::Always);
+    let ttl = Ttl::After(Duration::from_secs(2));
+    let put = |key: &str, ttl| Put { key: key.into(), value: value(1), form: Form::Bare, ttl };
+    subject.call(Command::Set(put("k", ttl))).unwrap();
+    subject.clock.advance(3_000);
+    let get = || Command::Get { key: "k".into() };
+    assert_eq!(subject.call(get()).unwrap().answer, Answer::Expired);
+    subject.clock.set(START_MS - 3_600_000);
+    assert_eq!(subject.call(get()).unwrap().answer, Answer::Expired);
+    subject.restart();
+    assert_eq!(subject.call(get()).unwrap().answer, Answer::Expired);
+    // Time goes on from where it was, not from what the clock shows.
+    let stored = subject.call(Command::Set(put("other", ttl))).unwrap().answer;
+    let Answer::Stored { deadline: Some(deadline), .. } = stored else { panic!("{stored:?}") };
+    assert!(deadline >= START_MS + 3_000 + 2_000, "{deadline}");
+}
+
+#[test]
+fn a_value_past_its_deadline_is_given_back_without_anyone_reading_it() {
+    let subject = Subject::new(Durability::Always);
+    let ttl = Ttl::After(Duration::from_secs(2));
+    let put = Put { key: "k".into(), value: value(900), form: Form::Bare, ttl };
+    let stored = subject.call(Command::Set(put)).unwrap();
+    subject.clock.advance(2_000);
+    // Other commands only; the purge takes a sequence of its own once it has happened, and the next
+    // answer shows it.
+    let other = || Command::Get { key: "other".into() };
+    let begin = std::time::Instant::now();
+    while subject.call(other()).unwrap().sequence == stored.sequence {
+        assert!(begin.elapsed() < Duration::from_secs(30), "never purged");
+    }
+}
+
+#[test]
+fn callers_that_do_not_wait_change_nothing() {
+    let subject = Subject::new(Durability::Always);
+    let store = subject.running.as_ref().unwrap().0.clone();
+    subject.runtime.block_on(async {
+        let put = Put { key: "k".into(), value: value(1), form: Form::Bare, ttl: Ttl::None };
+        // Polled once, so that it is sent, and then dropped.
+        let mut call = Box::pin(store.call(Command::Set(put)));
+        std::future::poll_fn(|context| {
+            let _ = call.as_mut().poll(context);
+            std::task::Poll::Ready(())
+        })
+        .await;
+        drop(call);
+        let reply = store.call(Command::Get { key: "k".into() }).await.unwrap();
+        assert!(matches!(reply.answer, Answer::Found(_)), "{reply:?}");
+    });
+}
