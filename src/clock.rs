@@ -18,7 +18,9 @@ impl Clock for SystemClock {
         // A clock before 1970 reads as 0; store time, which never runs back, then holds still.
         SystemTime::now()
             .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+            .map_or(0, |since| {
+                u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+            })
     }
 }
 

@@ -72,16 +72,17 @@ fn main() -> ExitCode {
     let exit = match arguments.command {
         None => serve(&arguments.flags),
         Some(Task::Serve(flags)) => serve(&flags),
-        Some(Task::Wal { dir }) => {
-            end(store::inspect::print(&dir, &mut io::stdout().lock()))
-        }
+        Some(Task::Wal { dir }) => end(store::inspect::print(&dir, &mut io::stdout().lock())),
     };
     exit.into()
 }
 
 /// Sends the log to stderr: as text to a person, else as one JSON object a line.
 fn log_to_stderr() {
-    let log = tracing_subscriber::fmt().with_writer(io::stderr);
+    // Whoever read the log may have gone. By default that is reported on stderr, which then panics.
+    let log = tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .log_internal_errors(false);
     if io::stderr().is_terminal() {
         log.init();
     } else {
@@ -89,7 +90,10 @@ fn log_to_stderr() {
     }
     // The message of a panic may quote a value; the place is enough to find the defect.
     std::panic::set_hook(Box::new(|panic| {
-        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let place = panic
+            .location()
+            .map(ToString::to_string)
+            .unwrap_or_default();
         tracing::error!(place, "panic");
     }));
 }

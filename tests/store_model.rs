@@ -33,9 +33,17 @@ struct Subject {
 
 impl Subject {
     fn new(durability: Durability) -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
         let clock = Arc::new(ManualClock::new(START_MS));
-        let mut subject = Self { dir: DataDir::new(), clock, durability, running: None, runtime };
+        let mut subject = Self {
+            dir: DataDir::new(),
+            clock,
+            durability,
+            running: None,
+            runtime,
+        };
         subject.open();
         subject
     }
@@ -65,7 +73,8 @@ impl Subject {
     }
 
     fn call(&self, command: Command) -> Result<Reply, Error> {
-        self.runtime.block_on(self.running.as_ref().unwrap().0.call(command))
+        self.runtime
+            .block_on(self.running.as_ref().unwrap().0.call(command))
     }
 }
 
@@ -97,7 +106,9 @@ impl Model {
         match self.keys.get(key) {
             None => Seen::Missing,
             Some(entry) => match entry.deadline {
-                Some(deadline) if deadline.saturating_add(RETENTION_MS) <= self.now => Seen::Missing,
+                Some(deadline) if deadline.saturating_add(RETENTION_MS) <= self.now => {
+                    Seen::Missing
+                }
                 Some(deadline) if deadline <= self.now => Seen::Expired,
                 _ => Seen::Value(entry.clone()),
             },
@@ -179,7 +190,10 @@ fn key(index: usize) -> String {
 
 fn value(content: u16) -> Bytes {
     // Some of them long enough for several cells of the log.
-    Bytes::from(format!("\"{}\"", "v".repeat(usize::from(content % 997)) + &content.to_string()))
+    Bytes::from(format!(
+        "\"{}\"",
+        "v".repeat(usize::from(content % 997)) + &content.to_string()
+    ))
 }
 
 struct Test {
@@ -206,7 +220,12 @@ impl Test {
             Step::Set(k, content, bare, life) => self.set(*k, *content, *bare, *life),
             Step::Delete(k) => {
                 let live = self.model.live(&key(*k));
-                let reply = self.write(Command::Delete { key: key(*k).into() }, live);
+                let reply = self.write(
+                    Command::Delete {
+                        key: key(*k).into(),
+                    },
+                    live,
+                );
                 assert_eq!(reply.answer, Answer::Deleted(live));
                 if live {
                     self.model.keys.remove(&key(*k));
@@ -216,8 +235,9 @@ impl Test {
             Step::BatchSet(puts) => self.batch_set(puts),
             Step::BatchDelete(keys) => {
                 let there: Vec<bool> = keys.iter().map(|k| self.model.live(&key(*k))).collect();
-                let command =
-                    Command::BatchDelete { keys: keys.iter().map(|k| key(*k).into()).collect() };
+                let command = Command::BatchDelete {
+                    keys: keys.iter().map(|k| key(*k).into()).collect(),
+                };
                 let changes = there.contains(&true);
                 let reply = self.write(command, changes);
                 assert_eq!(reply.answer, Answer::DeletedMany(there.clone()));
@@ -270,7 +290,12 @@ impl Test {
     fn set(&mut self, k: usize, content: u16, bare: bool, life: Life) {
         let ttl = life.ttl(ekokv::clock::Clock::now_ms(self.subject.clock.as_ref()));
         let form = if bare { Form::Bare } else { Form::Envelope };
-        let put = Put { key: key(k).into(), value: value(content), form, ttl };
+        let put = Put {
+            key: key(k).into(),
+            value: value(content),
+            form,
+            ttl,
+        };
         if matches!(ttl, Ttl::At(at) if at <= self.model.now) {
             let error = self.subject.call(Command::Set(put)).unwrap_err();
             assert!(matches!(error, Error::TtlOutOfRange { .. }), "{error}");
@@ -278,15 +303,30 @@ impl Test {
         }
         let deadline = self.model.resolve(ttl);
         let reply = self.write(Command::Set(put), true);
-        assert_eq!(reply.answer, Answer::Stored { version: reply.sequence, deadline });
-        let entry = Modelled { value: value(content), form, deadline, version: reply.sequence };
+        assert_eq!(
+            reply.answer,
+            Answer::Stored {
+                version: reply.sequence,
+                deadline
+            }
+        );
+        let entry = Modelled {
+            value: value(content),
+            form,
+            deadline,
+            version: reply.sequence,
+        };
         self.model.keys.insert(key(k), entry);
     }
 
     fn batch_get(&mut self, keys: &[usize]) {
-        let command = Command::BatchGet { keys: keys.iter().map(|k| key(*k).into()).collect() };
+        let command = Command::BatchGet {
+            keys: keys.iter().map(|k| key(*k).into()).collect(),
+        };
         let reply = self.subject.call(command).unwrap();
-        let Answer::FoundMany(found) = reply.answer else { panic!("{:?}", reply.answer) };
+        let Answer::FoundMany(found) = reply.answer else {
+            panic!("{:?}", reply.answer)
+        };
         let found: Vec<Option<Modelled>> = found.into_iter().map(|f| f.map(modelled)).collect();
         let expected: Vec<Option<Modelled>> = keys
             .iter()
@@ -309,9 +349,15 @@ impl Test {
                 ttl: life.ttl(clock),
             })
             .collect();
-        if puts.iter().any(|put| matches!(put.ttl, Ttl::At(at) if at <= self.model.now)) {
+        if puts
+            .iter()
+            .any(|put| matches!(put.ttl, Ttl::At(at) if at <= self.model.now))
+        {
             let error = self.subject.call(Command::BatchSet { puts }).unwrap_err();
-            assert!(matches!(error, Error::TtlOutOfRange { .. }), "nothing of it is stored: {error}");
+            assert!(
+                matches!(error, Error::TtlOutOfRange { .. }),
+                "nothing of it is stored: {error}"
+            );
             return;
         }
         // Of equal keys the last wins; each changed key takes one sequence, without gaps.
@@ -325,21 +371,42 @@ impl Test {
         for (version, i) in (first..).zip(winners) {
             let put = &puts[i];
             let deadline = self.model.resolve(put.ttl);
-            let entry =
-                Modelled { value: put.value.clone(), form: put.form, deadline, version };
+            let entry = Modelled {
+                value: put.value.clone(),
+                form: put.form,
+                deadline,
+                version,
+            };
             self.model.keys.insert(put.key.to_string(), entry);
         }
     }
 }
 
 fn modelled(found: Found) -> Modelled {
-    let Found { value, form, version, deadline } = found;
-    Modelled { value, form, deadline, version }
+    let Found {
+        value,
+        form,
+        version,
+        deadline,
+    } = found;
+    Modelled {
+        value,
+        form,
+        deadline,
+        version,
+    }
 }
 
 fn check(durability: Durability, steps: &[Step]) {
-    let model = Model { keys: BTreeMap::new(), now: START_MS, sequence: 0 };
-    let mut test = Test { subject: Subject::new(durability), model };
+    let model = Model {
+        keys: BTreeMap::new(),
+        now: START_MS,
+        sequence: 0,
+    };
+    let mut test = Test {
+        subject: Subject::new(durability),
+        model,
+    };
     for step in steps {
         test.take(step);
     }
@@ -367,7 +434,12 @@ proptest! {
 fn what_expired_never_returns_even_if_the_clock_is_back_after_a_restart() {
     let mut subject = Subject::new(Durability::Always);
     let ttl = Ttl::After(Duration::from_secs(2));
-    let put = |key: &str, ttl| Put { key: key.into(), value: value(1), form: Form::Bare, ttl };
+    let put = |key: &str, ttl| Put {
+        key: key.into(),
+        value: value(1),
+        form: Form::Bare,
+        ttl,
+    };
     subject.call(Command::Set(put("k", ttl))).unwrap();
     subject.clock.advance(3_000);
     let get = || Command::Get { key: "k".into() };
@@ -377,8 +449,17 @@ fn what_expired_never_returns_even_if_the_clock_is_back_after_a_restart() {
     subject.restart();
     assert_eq!(subject.call(get()).unwrap().answer, Answer::Expired);
     // Time goes on from where it was, not from what the clock shows.
-    let stored = subject.call(Command::Set(put("other", ttl))).unwrap().answer;
-    let Answer::Stored { deadline: Some(deadline), .. } = stored else { panic!("{stored:?}") };
+    let stored = subject
+        .call(Command::Set(put("other", ttl)))
+        .unwrap()
+        .answer;
+    let Answer::Stored {
+        deadline: Some(deadline),
+        ..
+    } = stored
+    else {
+        panic!("{stored:?}")
+    };
     assert!(deadline >= START_MS + 3_000 + 2_000, "{deadline}");
 }
 
@@ -386,12 +467,19 @@ fn what_expired_never_returns_even_if_the_clock_is_back_after_a_restart() {
 fn a_value_past_its_deadline_is_given_back_without_anyone_reading_it() {
     let subject = Subject::new(Durability::Always);
     let ttl = Ttl::After(Duration::from_secs(2));
-    let put = Put { key: "k".into(), value: value(900), form: Form::Bare, ttl };
+    let put = Put {
+        key: "k".into(),
+        value: value(900),
+        form: Form::Bare,
+        ttl,
+    };
     let stored = subject.call(Command::Set(put)).unwrap();
     subject.clock.advance(2_000);
     // Other commands only; the purge takes a sequence of its own once it has happened, and the next
     // answer shows it.
-    let other = || Command::Get { key: "other".into() };
+    let other = || Command::Get {
+        key: "other".into(),
+    };
     let begin = std::time::Instant::now();
     while subject.call(other()).unwrap().sequence == stored.sequence {
         assert!(begin.elapsed() < Duration::from_secs(30), "never purged");
@@ -403,7 +491,12 @@ fn callers_that_do_not_wait_change_nothing() {
     let subject = Subject::new(Durability::Always);
     let store = subject.running.as_ref().unwrap().0.clone();
     subject.runtime.block_on(async {
-        let put = Put { key: "k".into(), value: value(1), form: Form::Bare, ttl: Ttl::None };
+        let put = Put {
+            key: "k".into(),
+            value: value(1),
+            form: Form::Bare,
+            ttl: Ttl::None,
+        };
         // Polled once, so that it is sent, and then dropped.
         let mut call = Box::pin(store.call(Command::Set(put)));
         std::future::poll_fn(|context| {

@@ -8,8 +8,11 @@ use jsonwebtoken::signature::{self, Signer, Verifier};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, EncodingKey};
 use sha2::Sha256;
 
-static PROVIDER: CryptoProvider =
-    CryptoProvider { signer_factory, verifier_factory, key_utils: KeyUtils::new_unimplemented() };
+static PROVIDER: CryptoProvider = CryptoProvider {
+    signer_factory,
+    verifier_factory,
+    key_utils: KeyUtils::new_unimplemented(),
+};
 
 /// Makes this the process's provider. `jsonwebtoken` panics without one, so every user of it calls
 /// this before.
@@ -19,14 +22,22 @@ pub(super) fn install() {
 }
 
 fn signer_factory(algorithm: &Algorithm, key: &EncodingKey) -> Result<Box<dyn JwtSigner>, Error> {
-    Ok(Box::new(Hs256::new(*algorithm, key.family(), key.as_bytes())?))
+    Ok(Box::new(Hs256::new(
+        *algorithm,
+        key.family(),
+        key.as_bytes(),
+    )?))
 }
 
 fn verifier_factory(
     algorithm: &Algorithm,
     key: &DecodingKey,
 ) -> Result<Box<dyn JwtVerifier>, Error> {
-    Ok(Box::new(Hs256::new(*algorithm, key.family(), key.try_get_as_bytes()?)?))
+    Ok(Box::new(Hs256::new(
+        *algorithm,
+        key.family(),
+        key.try_get_as_bytes()?,
+    )?))
 }
 
 /// HMAC-SHA256 with its key scheduled.
@@ -57,7 +68,9 @@ impl Signer<Vec<u8>> for Hs256 {
 impl Verifier<Vec<u8>> for Hs256 {
     fn verify(&self, message: &[u8], signature: &Vec<u8>) -> Result<(), signature::Error> {
         // Compares in constant time, and refuses a signature that was cut short.
-        self.mac(message).verify_slice(signature).map_err(|_| signature::Error::new())
+        self.mac(message)
+            .verify_slice(signature)
+            .map_err(|_| signature::Error::new())
     }
 }
 

@@ -129,8 +129,13 @@ impl Tokens {
             return Err(Refusal::Early);
         }
         let said = Role::parse(&claims.role).ok_or(Refusal::Invalid)?;
-        let key = keyring.api_keys.get(claims.sub.as_str()).ok_or(Refusal::Revoked)?;
-        Ok(Grant { role: lesser(said, key.role) })
+        let key = keyring
+            .api_keys
+            .get(claims.sub.as_str())
+            .ok_or(Refusal::Revoked)?;
+        Ok(Grant {
+            role: lesser(said, key.role),
+        })
     }
 
     /// The claims of a token whose signature is right.
@@ -138,7 +143,11 @@ impl Tokens {
         let data = decode::<Claims>(token, &self.verifying, &self.validation)
             .map_err(|_| Refusal::Invalid)?;
         // `crit` names header members that must be understood: there are none.
-        if data.header.crit.is_some() { Err(Refusal::Invalid) } else { Ok(data.claims) }
+        if data.header.crit.is_some() {
+            Err(Refusal::Invalid)
+        } else {
+            Ok(data.claims)
+        }
     }
 }
 

@@ -11,10 +11,16 @@ pub(super) fn available_bytes() -> Option<u64> {
 /// [`available_bytes`] of the file system at `root`.
 fn available_below(root: &Path) -> Option<u64> {
     let groups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
-    let machine = fs::read_to_string(root.join("proc/meminfo")).ok().and_then(|text| total(&text));
+    let machine = fs::read_to_string(root.join("proc/meminfo"))
+        .ok()
+        .and_then(|text| total(&text));
     // A group without a limit reads as no number (version 2) or as one far beyond any machine
     // (version 1): the minimum is right for both.
-    groups.lines().filter_map(|line| group_limit(root, line)).chain(machine).min()
+    groups
+        .lines()
+        .filter_map(|line| group_limit(root, line))
+        .chain(machine)
+        .min()
 }
 
 /// The smallest limit on the way from a group to the top of its hierarchy.
@@ -23,7 +29,10 @@ fn group_limit(root: &Path, line: &str) -> Option<u64> {
     let (controllers, path) = (parts.next()?, parts.next()?);
     let (mount, file) = if controllers.is_empty() {
         ("sys/fs/cgroup", "memory.max")
-    } else if controllers.split(',').any(|controller| controller == "memory") {
+    } else if controllers
+        .split(',')
+        .any(|controller| controller == "memory")
+    {
         ("sys/fs/cgroup/memory", "memory.limit_in_bytes")
     } else {
         return None;
@@ -39,7 +48,9 @@ fn group_limit(root: &Path, line: &str) -> Option<u64> {
 
 /// `MemTotal` of `/proc/meminfo` in bytes.
 fn total(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)
 }
@@ -59,10 +70,13 @@ mod tests {
         root
     }
 
+    /// A machine's name, its files, and the limit that they mean.
+    type Case<'a> = (&'a str, Vec<(&'a str, &'a str)>, Option<u64>);
+
     #[test]
     fn the_smallest_limit_counts() {
         let meminfo = ("proc/meminfo", "MemTotal:       2048 kB\nMemFree: 1 kB\n");
-        let cases: [(&str, Vec<(&str, &str)>, Option<u64>); 6] = [
+        let cases: [Case<'_>; 6] = [
             ("none", vec![], None),
             ("machine", vec![meminfo], Some(2 << 20)),
             (
@@ -98,7 +112,10 @@ mod tests {
                 vec![
                     meminfo,
                     ("proc/self/cgroup", "5:memory:/\n"),
-                    ("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n"),
+                    (
+                        "sys/fs/cgroup/memory/memory.limit_in_bytes",
+                        "9223372036854771712\n",
+                    ),
                 ],
                 Some(2 << 20),
             ),

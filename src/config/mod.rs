@@ -185,7 +185,11 @@ impl Config {
         if let Err(Problems(contradictions)) = config.validate() {
             problems.extend(contradictions);
         }
-        if problems.is_empty() { Ok(config) } else { Err(Problems(problems)) }
+        if problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(Problems(problems))
+        }
     }
 
     /// Whether the settings make sense, each alone and all together.
@@ -199,7 +203,10 @@ impl Config {
                 port(&self.listen).is_some(),
                 format!("--listen is {:?}: host:port is expected", self.listen),
             ),
-            (!self.data_dir.as_os_str().is_empty(), "--data-dir is empty".to_owned()),
+            (
+                !self.data_dir.as_os_str().is_empty(),
+                "--data-dir is empty".to_owned(),
+            ),
             (
                 self.durability != Durability::Interval(Duration::ZERO),
                 "--durability interval=0s: a sync takes time, use always for one per group of \
@@ -216,7 +223,10 @@ impl Config {
                 (1..=key_bytes_max).contains(&self.max_key_bytes),
                 format!("--max-key-bytes is between 1 and {key_bytes_max}"),
             ),
-            (self.max_value_bytes >= 1, "--max-value-bytes is at least 1".to_owned()),
+            (
+                self.max_value_bytes >= 1,
+                "--max-value-bytes is at least 1".to_owned(),
+            ),
             (
                 self.max_body_bytes >= self.max_value_bytes,
                 format!(
@@ -224,8 +234,14 @@ impl Config {
                     self.max_body_bytes, self.max_value_bytes
                 ),
             ),
-            (self.max_batch_keys >= 1, "--max-batch-keys is at least 1".to_owned()),
-            (self.max_memory_bytes >= MIB, "--max-memory is at least 1MiB".to_owned()),
+            (
+                self.max_batch_keys >= 1,
+                "--max-batch-keys is at least 1".to_owned(),
+            ),
+            (
+                self.max_memory_bytes >= MIB,
+                "--max-memory is at least 1MiB".to_owned(),
+            ),
             (
                 self.max_inflight_bytes >= self.max_body_bytes,
                 format!(
@@ -252,16 +268,25 @@ impl Config {
                 ),
             ),
             (
-                self.admin_key.as_ref().is_none_or(|key| is_strong(key.reveal())),
+                self.admin_key
+                    .as_ref()
+                    .is_none_or(|key| is_strong(key.reveal())),
                 format!(
                     "EKOKV_ADMIN_KEY has at least {ADMIN_KEY_CHARS_MIN} characters, at least \
                      {ADMIN_KEY_DISTINCT_MIN} of them different"
                 ),
             ),
         ];
-        let problems: Vec<_> =
-            rules.into_iter().filter(|(holds, _)| !holds).map(|(_, sentence)| sentence).collect();
-        if problems.is_empty() { Ok(()) } else { Err(Problems(problems)) }
+        let problems: Vec<_> = rules
+            .into_iter()
+            .filter(|(holds, _)| !holds)
+            .map(|(_, sentence)| sentence)
+            .collect();
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(Problems(problems))
+        }
     }
 
     /// What the store needs of the settings, and the clock.
@@ -295,7 +320,11 @@ fn port(listen: &str) -> Option<u16> {
     }
     let (host, port) = listen.rsplit_once(':')?;
     // An IPv6 address would have parsed above; what is left with a colon is a slip.
-    if host.is_empty() || host.contains([':', '/', ' ']) { None } else { port.parse().ok() }
+    if host.is_empty() || host.contains([':', '/', ' ']) {
+        None
+    } else {
+        port.parse().ok()
+    }
 }
 
 /// Whether an admin key is long and varied enough.

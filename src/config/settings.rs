@@ -35,7 +35,7 @@ pub struct Flags {
     /// Directory of the data; created if missing [env: EKOKV_DATA_DIR] [default: ./data]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<String>,
-    /// When a write is answered: always (after it is synced), interval=<duration> or os (after it
+    /// When a write is answered: always (after it is synced), interval=DURATION or os (after it
     /// is written) [env: EKOKV_DURABILITY] [default: always]
     #[arg(long, value_name = "MODE")]
     pub durability: Option<String>,
@@ -93,7 +93,10 @@ impl Flags {
 
 /// The environment variable of a setting.
 fn variable(name: &str) -> String {
-    format!("{ENVIRONMENT_PREFIX}{}", name.replace('-', "_").to_ascii_uppercase())
+    format!(
+        "{ENVIRONMENT_PREFIX}{}",
+        name.replace('-', "_").to_ascii_uppercase()
+    )
 }
 
 /// The text of a setting and, for messages, where it was given.
@@ -131,10 +134,15 @@ impl Settings {
                 settings.offer(name, text, variable);
             }
         }
-        let file = flags.config.clone().or(environment.remove(CONFIG).map(PathBuf::from));
+        let file = flags
+            .config
+            .clone()
+            .or(environment.remove(CONFIG).map(PathBuf::from));
         settings.admin_key(&mut environment);
         for unknown in environment.keys() {
-            settings.problems.push(format!("{unknown} is not an environment variable of ekokv"));
+            settings
+                .problems
+                .push(format!("{unknown} is not an environment variable of ekokv"));
         }
         if let Some(path) = file {
             settings.file(flags, &path);
@@ -149,11 +157,14 @@ impl Settings {
         default: T,
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> T {
-        let Some(given) = self.given.get(name) else { return default };
+        let Some(given) = self.given.get(name) else {
+            return default;
+        };
         match parse(&given.text) {
             Ok(value) => value,
             Err(problem) => {
-                self.problems.push(format!("{} is {:?}: {problem}", given.place, given.text));
+                self.problems
+                    .push(format!("{} is {:?}: {problem}", given.place, given.text));
                 default
             }
         }
@@ -166,7 +177,9 @@ impl Settings {
     ) -> BTreeMap<String, String> {
         let mut ours = BTreeMap::new();
         for (name, value) in environment {
-            let Ok(name) = name.into_string() else { continue };
+            let Ok(name) = name.into_string() else {
+                continue;
+            };
             if !name.starts_with(ENVIRONMENT_PREFIX) {
                 continue;
             }
@@ -201,8 +214,9 @@ impl Settings {
                 // Editors end a file with a newline; it is not part of the key.
                 Ok(text) => Some(text.trim_end_matches(['\n', '\r']).to_owned()),
                 Err(error) => {
-                    self.problems
-                        .push(format!("{ADMIN_KEY}{FILE_SUFFIX}: cannot read {path:?}: {error}"));
+                    self.problems.push(format!(
+                        "{ADMIN_KEY}{FILE_SUFFIX}: cannot read {path:?}: {error}"
+                    ));
                     None
                 }
             },
@@ -214,14 +228,16 @@ impl Settings {
         let text = match fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) => {
-                self.problems.push(format!("cannot read the settings file {path:?}: {error}"));
+                self.problems
+                    .push(format!("cannot read the settings file {path:?}: {error}"));
                 return;
             }
         };
         let table = match text.parse::<toml::Table>() {
             Ok(table) => table,
             Err(error) => {
-                self.problems.push(format!("the settings file {path:?} is not TOML: {error}"));
+                self.problems
+                    .push(format!("the settings file {path:?} is not TOML: {error}"));
                 return;
             }
         };
@@ -240,13 +256,16 @@ impl Settings {
                 continue;
             };
             if let Some(other) = seen.insert(name, key.clone()) {
-                self.problems.push(format!("{place} is also given as {other}"));
+                self.problems
+                    .push(format!("{place} is also given as {other}"));
                 continue;
             }
             match value {
                 toml::Value::String(text) => self.offer(name, text, place),
                 toml::Value::Integer(number) => self.offer(name, number.to_string(), place),
-                _ => self.problems.push(format!("{place}: a string or a whole number is expected")),
+                _ => self
+                    .problems
+                    .push(format!("{place}: a string or a whole number is expected")),
             }
         }
     }

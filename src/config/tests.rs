@@ -3,7 +3,10 @@ use std::fs;
 use super::*;
 
 fn environment(variables: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
-    variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
+    variables
+        .iter()
+        .map(|(name, value)| ((*name).into(), (*value).into()))
+        .collect()
 }
 
 fn file(name: &str, text: &str) -> PathBuf {
@@ -13,7 +16,10 @@ fn file(name: &str, text: &str) -> PathBuf {
 }
 
 fn problems(flags: &Flags, variables: &[(&str, &str)]) -> Vec<String> {
-    Config::load(flags, environment(variables)).unwrap_err().sentences().to_vec()
+    Config::load(flags, environment(variables))
+        .unwrap_err()
+        .sentences()
+        .to_vec()
 }
 
 #[test]
@@ -29,11 +35,17 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file() {
         "precedence.toml",
         "listen = '127.0.0.1:1'\ndata_dir = '/from-file'\nmax-batch-keys = 7\n",
     );
-    let flags =
-        Flags { config: Some(path), listen: Some("127.0.0.1:3".to_owned()), ..Flags::default() };
+    let flags = Flags {
+        config: Some(path),
+        listen: Some("127.0.0.1:3".to_owned()),
+        ..Flags::default()
+    };
     let config = Config::load(
         &flags,
-        environment(&[("EKOKV_LISTEN", "127.0.0.1:2"), ("EKOKV_DATA_DIR", "/from-environment")]),
+        environment(&[
+            ("EKOKV_LISTEN", "127.0.0.1:2"),
+            ("EKOKV_DATA_DIR", "/from-environment"),
+        ]),
     )
     .unwrap();
     assert_eq!(config.listen, "127.0.0.1:3");
@@ -82,7 +94,10 @@ fn every_setting_is_read_from_the_environment() {
 
 #[test]
 fn all_problems_are_named_at_once() {
-    let path = file("wrong.toml", "max_memory = '2%%'\nbogus = 1\nadmin_key = 'x'\ntoken-ttl = true");
+    let path = file(
+        "wrong.toml",
+        "max_memory = '2%%'\nbogus = 1\nadmin_key = 'x'\ntoken-ttl = true",
+    );
     let flags = Flags {
         config: Some(path),
         durability: Some("sometimes".to_owned()),
@@ -91,7 +106,11 @@ fn all_problems_are_named_at_once() {
     };
     let found = problems(
         &flags,
-        &[("EKOKV_LISTEN", "8080"), ("EKOKV_LISTN", "x"), ("EKOKV_ADMIN_KEY", "short")],
+        &[
+            ("EKOKV_LISTEN", "8080"),
+            ("EKOKV_LISTN", "x"),
+            ("EKOKV_ADMIN_KEY", "short"),
+        ],
     );
     for expected in [
         "--durability is \"sometimes\"",
@@ -104,7 +123,10 @@ fn all_problems_are_named_at_once() {
         "--segment-bytes is between",
         "EKOKV_ADMIN_KEY has at least",
     ] {
-        assert!(found.iter().any(|one| one.contains(expected)), "{expected}: {found:#?}");
+        assert!(
+            found.iter().any(|one| one.contains(expected)),
+            "{expected}: {found:#?}"
+        );
     }
 }
 
@@ -112,26 +134,72 @@ fn all_problems_are_named_at_once() {
 fn contradictions_are_problems() {
     let good = Config::default();
     let bad = [
-        Config { max_body_bytes: 1, ..good.clone() },
-        Config { max_key_bytes: 0, ..good.clone() },
-        Config { max_key_bytes: 65_536, ..good.clone() },
-        Config { max_batch_keys: 0, ..good.clone() },
-        Config { token_ttl: Duration::from_secs(299), ..good.clone() },
-        Config { durability: Durability::Interval(Duration::ZERO), ..good.clone() },
-        Config { segment_bytes: 16 << 20, ..good.clone() },
-        Config { segment_bytes: (1 << 30) + 1, ..good.clone() },
-        Config { max_inflight_bytes: (16 << 20) - 1, ..good.clone() },
-        Config { admin_key: Some(Secret::new("abababababababababababababababababab")), ..good.clone() },
-        Config { admin_key: Some(Secret::new("1234567890123456789012345678901")), ..good.clone() },
-        Config { listen: "127.0.0.1:65536".to_owned(), ..good.clone() },
-        Config { listen: "::1:80".to_owned(), ..good.clone() },
+        Config {
+            max_body_bytes: 1,
+            ..good.clone()
+        },
+        Config {
+            max_key_bytes: 0,
+            ..good.clone()
+        },
+        Config {
+            max_key_bytes: 65_536,
+            ..good.clone()
+        },
+        Config {
+            max_batch_keys: 0,
+            ..good.clone()
+        },
+        Config {
+            token_ttl: Duration::from_secs(299),
+            ..good.clone()
+        },
+        Config {
+            durability: Durability::Interval(Duration::ZERO),
+            ..good.clone()
+        },
+        Config {
+            segment_bytes: 16 << 20,
+            ..good.clone()
+        },
+        Config {
+            segment_bytes: (1 << 30) + 1,
+            ..good.clone()
+        },
+        Config {
+            max_inflight_bytes: (16 << 20) - 1,
+            ..good.clone()
+        },
+        Config {
+            admin_key: Some(Secret::new("abababababababababababababababababab")),
+            ..good.clone()
+        },
+        Config {
+            admin_key: Some(Secret::new("1234567890123456789012345678901")),
+            ..good.clone()
+        },
+        Config {
+            listen: "127.0.0.1:65536".to_owned(),
+            ..good.clone()
+        },
+        Config {
+            listen: "::1:80".to_owned(),
+            ..good.clone()
+        },
     ];
     for config in bad {
         // Two settings fall together only where one contradicts two others.
         assert!(config.validate().is_err(), "{config:?}");
     }
     for listen in ["localhost:0", "0.0.0.0:8080", "[::]:1"] {
-        assert_eq!(Config { listen: listen.to_owned(), ..good.clone() }.validate(), Ok(()));
+        assert_eq!(
+            Config {
+                listen: listen.to_owned(),
+                ..good.clone()
+            }
+            .validate(),
+            Ok(())
+        );
     }
 }
 
@@ -139,9 +207,15 @@ fn contradictions_are_problems() {
 fn the_admin_key_comes_from_a_file_without_its_newline_and_never_shows() {
     let path = file("admin-key", "an-admin-key-of-thirty-two-chars\n");
     let path = path.to_str().unwrap();
-    let config =
-        Config::load(&Flags::default(), environment(&[("EKOKV_ADMIN_KEY_FILE", path)])).unwrap();
-    assert_eq!(config.admin_key, Some(Secret::new("an-admin-key-of-thirty-two-chars")));
+    let config = Config::load(
+        &Flags::default(),
+        environment(&[("EKOKV_ADMIN_KEY_FILE", path)]),
+    )
+    .unwrap();
+    assert_eq!(
+        config.admin_key,
+        Some(Secret::new("an-admin-key-of-thirty-two-chars"))
+    );
     assert!(!format!("{config:?}").contains("thirty-two"), "{config:?}");
 
     let both = [("EKOKV_ADMIN_KEY_FILE", path), ("EKOKV_ADMIN_KEY", "x")];

@@ -35,23 +35,32 @@ pub(super) enum Memory {
 /// Bytes of a size such as `8MiB`, `64 KB` or `1048576`; whole numbers only.
 pub(super) fn size(text: &str) -> Result<u64, String> {
     let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let unit = unit.trim().to_ascii_lowercase();
-    let factor = SIZE_UNITS.iter().find(|(name, _)| *name == unit).map(|(_, factor)| *factor);
+    let factor = SIZE_UNITS
+        .iter()
+        .find(|(name, _)| *name == unit)
+        .map(|(_, factor)| *factor);
     match (number.parse::<u64>(), factor) {
         (Ok(number), Some(factor)) => number
             .checked_mul(factor)
             .ok_or_else(|| "a size below 16 EiB is expected".to_owned()),
-        _ => Err("a size is expected: bytes, or a whole number with KiB, MiB, GiB (1024) or \
+        _ => Err(
+            "a size is expected: bytes, or a whole number with KiB, MiB, GiB (1024) or \
                   KB, MB, GB (1000)"
-            .to_owned()),
+                .to_owned(),
+        ),
     }
 }
 
 /// A plain whole number.
 pub(super) fn count(text: &str) -> Result<u64, String> {
-    text.trim().parse().map_err(|_| "a whole number is expected".to_owned())
+    text.trim()
+        .parse()
+        .map_err(|_| "a whole number is expected".to_owned())
 }
 
 /// A duration such as `10m` or `1h 30m`.
@@ -112,7 +121,17 @@ mod tests {
         ] {
             assert_eq!(size(text), Ok(bytes), "{text:?}");
         }
-        for text in ["", "MiB", "1.5MiB", "-1", "+1", "1 2", "8 MiBs", "99999999999999999999", "16777216TiB"] {
+        for text in [
+            "",
+            "MiB",
+            "1.5MiB",
+            "-1",
+            "+1",
+            "1 2",
+            "8 MiBs",
+            "99999999999999999999",
+            "16777216TiB",
+        ] {
             assert!(size(text).is_err(), "{text:?}");
         }
     }
@@ -128,9 +147,11 @@ mod tests {
 
     #[test]
     fn durability_reads_as_it_is_shown() {
-        for mode in
-            [Durability::Always, Durability::Os, Durability::Interval(Duration::from_millis(1_500))]
-        {
+        for mode in [
+            Durability::Always,
+            Durability::Os,
+            Durability::Interval(Duration::from_millis(1_500)),
+        ] {
             assert_eq!(durability(&durability_text(mode)), Ok(mode));
         }
         for text in ["", "never", "interval", "interval=", "interval=5", "Always"] {

@@ -1,5 +1,7 @@
 //! How answers are made: JSON bodies and the headers that say which state they show.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use hyper::header::{CONTENT_TYPE, ETAG, HeaderName, HeaderValue};
 use warp::reply::Response;
@@ -7,7 +9,6 @@ use warp::reply::Response;
 use super::budget::{Budget, Reservation};
 use super::refusal::Refusal;
 use crate::state::{Form, ttl};
-use std::sync::Arc;
 
 /// The place in the store's order that an answer shows.
 pub(super) const VERSION: HeaderName = HeaderName::from_static("x-kv-version");
@@ -22,14 +23,18 @@ pub(super) const ENVELOPE_BYTES: usize = ENVELOPE_HEAD.len() + ENVELOPE_TAIL.len
 /// An answer of status 200 with this JSON text.
 pub(super) fn json(text: impl Into<Bytes>) -> Response {
     let mut response = Response::new(text.into().into());
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
 /// An answer about keys, as of `sequence`.
 pub(super) fn at(sequence: u64, text: impl Into<Bytes>) -> Response {
     let mut response = json(text);
-    response.headers_mut().insert(VERSION, HeaderValue::from(sequence));
+    response
+        .headers_mut()
+        .insert(VERSION, HeaderValue::from(sequence));
     response
 }
 
@@ -68,7 +73,10 @@ pub(super) fn envelop(out: &mut Vec<u8>, value: &[u8]) {
 /// Memory for an answer of `length` bytes.
 pub(super) fn reserve(budget: &Arc<Budget>, length: usize) -> Result<Reservation, Refusal> {
     if length > budget.limit() {
-        return Err(Refusal::AnswerTooLarge { length, limit: budget.limit() });
+        return Err(Refusal::AnswerTooLarge {
+            length,
+            limit: budget.limit(),
+        });
     }
     budget.reserve(length).ok_or(Refusal::InflightFull)
 }

@@ -88,6 +88,8 @@ impl App {
 
     /// Counts a handler that panicked; how many there were, this one included.
     pub(super) fn count_panic(&self) -> u64 {
-        self.panics.fetch_add(1, Ordering::Relaxed).saturating_add(1)
+        self.panics
+            .fetch_add(1, Ordering::Relaxed)
+            .saturating_add(1)
     }
 }

@@ -31,12 +31,21 @@ where
     let arrived = payload.read(app).await?;
     let batch = parse(arrived.bytes.as_slice(), Takes::Keys, app.limits.batch_keys)?;
     let Keys { possible, places } = Keys::decode(&batch.keys, app.limits.key_bytes)?;
-    let Reply { sequence, answer } = ready.store.call(Command::BatchGet { keys: possible }).await?;
-    let Answer::FoundMany(found) = answer else { return Err(Refusal::Internal) };
+    let Reply { sequence, answer } = ready
+        .store
+        .call(Command::BatchGet { keys: possible })
+        .await?;
+    let Answer::FoundMany(found) = answer else {
+        return Err(Refusal::Internal);
+    };
 
-    let length = found.iter().flatten().fold(places.len().saturating_mul(NOTHING.len() + 1), |sum, one| {
-        sum.saturating_add(one.value.len()).saturating_add(ENVELOPE_BYTES)
-    });
+    let length = found.iter().flatten().fold(
+        places.len().saturating_mul(NOTHING.len() + 1),
+        |sum, one| {
+            sum.saturating_add(one.value.len())
+                .saturating_add(ENVELOPE_BYTES)
+        },
+    );
     let reservation = answer::reserve(&app.budget, length)?;
     let mut text = Vec::with_capacity(length.saturating_add(2));
     let mut found = found.iter();
@@ -62,22 +71,34 @@ where
     B: Buf + Send,
 {
     let arrived = payload.read(app).await?;
-    let batch = parse(arrived.bytes.as_slice(), Takes::Values, app.limits.batch_keys)?;
+    let batch = parse(
+        arrived.bytes.as_slice(),
+        Takes::Values,
+        app.limits.batch_keys,
+    )?;
     let all = batch.ttl.map_or(Ok(Ttl::None), ttl::parse_json)?;
     let mut puts = Vec::with_capacity(batch.keys.len());
     let mut outcomes = Vec::with_capacity(batch.keys.len());
     for (index, (key, value)) in batch.keys.iter().zip(&batch.values).enumerate() {
         let named = decode(key)?;
         let (value, ttl) = element(value, all, index)?;
-        let fits = is_possible(&named, app.limits.key_bytes) && value.len() <= app.limits.value_bytes;
+        let fits =
+            is_possible(&named, app.limits.key_bytes) && value.len() <= app.limits.value_bytes;
         outcomes.push((*key, fits));
         if fits {
             let value = Bytes::copy_from_slice(value.as_bytes());
-            puts.push(Put { key: named, value, form: Form::Envelope, ttl });
+            puts.push(Put {
+                key: named,
+                value,
+                form: Form::Envelope,
+                ttl,
+            });
         }
     }
     let Reply { sequence, answer } = ready.store.call(Command::BatchSet { puts }).await?;
-    let Answer::StoredMany = answer else { return Err(Refusal::Internal) };
+    let Answer::StoredMany = answer else {
+        return Err(Refusal::Internal);
+    };
     Ok(answer::at(sequence, outcome_list(&outcomes)))
 }
 
@@ -94,9 +115,13 @@ where
     let arrived = payload.read(app).await?;
     let batch = parse(arrived.bytes.as_slice(), Takes::Keys, app.limits.batch_keys)?;
     let Keys { possible, places } = Keys::decode(&batch.keys, app.limits.key_bytes)?;
-    let Reply { sequence, answer } =
-        ready.store.call(Command::BatchDelete { keys: possible }).await?;
-    let Answer::DeletedMany(deleted) = answer else { return Err(Refusal::Internal) };
+    let Reply { sequence, answer } = ready
+        .store
+        .call(Command::BatchDelete { keys: possible })
+        .await?;
+    let Answer::DeletedMany(deleted) = answer else {
+        return Err(Refusal::Internal);
+    };
     let mut deleted = deleted.into_iter();
     let outcomes: Vec<_> = batch
         .keys
@@ -144,10 +169,12 @@ fn is_possible(key: &str, limit: usize) -> bool {
 /// The value and the TTL of an element, where `all` is the TTL of the batch. In an element that is
 /// no envelope, a member `ttl` is data.
 fn element(text: &str, all: Ttl, index: usize) -> Result<(&str, Ttl), Refusal> {
-    let body =
-        json::check_body_text(text).map_err(|error| Refusal::BatchValue { index, error })?;
+    let body = json::check_body_text(text).map_err(|error| Refusal::BatchValue { index, error })?;
     match body.shape {
-        Shape::Envelope { value, ttl: Some(ttl) } => {
+        Shape::Envelope {
+            value,
+            ttl: Some(ttl),
+        } => {
             let own = ttl::parse_json(ttl).map_err(|error| Refusal::BatchTtl { index, error })?;
             Ok((value, own))
         }
@@ -167,9 +194,10 @@ fn show(text: &mut Vec<u8>, found: &Found) {
 
 /// `[[key, outcome], …]`, with keys as JSON texts.
 fn outcome_list(outcomes: &[(&str, bool)]) -> Vec<u8> {
-    let length = outcomes
-        .iter()
-        .fold(2usize, |sum, (key, _)| sum.saturating_add(key.len()).saturating_add("[,false],".len()));
+    let length = outcomes.iter().fold(2usize, |sum, (key, _)| {
+        sum.saturating_add(key.len())
+            .saturating_add("[,false],".len())
+    });
     let mut text = Vec::with_capacity(length);
     list(&mut text, outcomes, |text, (key, outcome)| {
         text.push(b'[');
@@ -198,7 +226,12 @@ mod tests {
     use super::*;
 
     fn found(value: &'static str, form: Form) -> Found {
-        Found { value: Bytes::from_static(value.as_bytes()), form, version: 1, deadline: None }
+        Found {
+            value: Bytes::from_static(value.as_bytes()),
+            form,
+            version: 1,
+            deadline: None,
+        }
     }
 
     #[test]
@@ -227,7 +260,11 @@ mod tests {
             (r#"{"value":1,"ttl":1}"#, "1", second),
             (r#"{"value":1,"ttl":null}"#, "1", Ttl::None),
             (r#"{"ttl":1}"#, r#"{"ttl":1}"#, hour),
-            (r#"{"value":1,"a":1,"ttl":1}"#, r#"{"value":1,"a":1,"ttl":1}"#, hour),
+            (
+                r#"{"value":1,"a":1,"ttl":1}"#,
+                r#"{"value":1,"a":1,"ttl":1}"#,
+                hour,
+            ),
         ] {
             assert_eq!(element(text, hour, 0).unwrap(), (value, ttl), "{text}");
         }

@@ -43,12 +43,22 @@ pub(super) fn parse(bytes: &[u8], takes: Takes, keys_max: usize) -> Result<Batch
         .deserialize(&mut deserializer)
         .map_err(|error| Refusal::Shape(error.to_string()))?;
     if keys.length > keys_max {
-        return Err(Refusal::BatchTooLong { length: keys.length, limit: keys_max });
+        return Err(Refusal::BatchTooLong {
+            length: keys.length,
+            limit: keys_max,
+        });
     }
     if takes == Takes::Values && keys.length != values.length {
-        return Err(Refusal::BatchLengths { keys: keys.length, values: values.length });
+        return Err(Refusal::BatchLengths {
+            keys: keys.length,
+            values: values.length,
+        });
     }
-    Ok(Batch { keys: keys.kept, values: values.kept, ttl })
+    Ok(Batch {
+        keys: keys.kept,
+        values: values.kept,
+        ttl,
+    })
 }
 
 /// The beginning of a list and the length of all of it.
@@ -85,17 +95,19 @@ impl<'de> Visitor<'de> for Members {
         let (mut keys, mut values, mut ttl) = (None, None, None::<&'de RawValue>);
         let with_values = self.takes == Takes::Values;
         while let Some(name) = members.next_key::<String>()? {
-            let list = Elements { kept_max: self.keys_max };
+            let list = Elements {
+                kept_max: self.keys_max,
+            };
             let again = match name.as_str() {
                 "keys" => keys.replace(members.next_value_seed(list)?).is_some(),
-                "values" if with_values => {
-                    values.replace(members.next_value_seed(list)?).is_some()
-                }
+                "values" if with_values => values.replace(members.next_value_seed(list)?).is_some(),
                 "ttl" if with_values => ttl.replace(members.next_value()?).is_some(),
                 _ => return Err(A::Error::custom("it has a member that is not known here")),
             };
             if again {
-                return Err(A::Error::custom(format_args!("it has two members \"{name}\"")));
+                return Err(A::Error::custom(format_args!(
+                    "it has two members \"{name}\""
+                )));
             }
         }
         let keys = keys.ok_or_else(|| A::Error::missing_field("keys"))?;
@@ -177,8 +189,14 @@ mod tests {
             let refusal = parse(body.as_bytes(), takes, 10).unwrap_err();
             assert!(matches!(refusal, Refusal::Shape(_)), "{body}: {refusal:?}");
         }
-        assert!(matches!(parse(b"", Takes::Keys, 10), Err(Refusal::BodyEmpty)));
-        assert!(matches!(parse(b"{", Takes::Keys, 10), Err(Refusal::Json(_))));
+        assert!(matches!(
+            parse(b"", Takes::Keys, 10),
+            Err(Refusal::BodyEmpty)
+        ));
+        assert!(matches!(
+            parse(b"{", Takes::Keys, 10),
+            Err(Refusal::Json(_))
+        ));
     }
 
     #[test]
@@ -186,7 +204,10 @@ mod tests {
         assert!(parse(br#"{"keys":["a","b"]}"#, Takes::Keys, 2).is_ok());
         assert!(matches!(
             parse(br#"{"keys":["a","b","c"]}"#, Takes::Keys, 2),
-            Err(Refusal::BatchTooLong { length: 3, limit: 2 })
+            Err(Refusal::BatchTooLong {
+                length: 3,
+                limit: 2
+            })
         ));
         assert!(matches!(
             parse(br#"{"keys":["a"],"values":[1,2,3]}"#, Takes::Values, 2),

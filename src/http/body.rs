@@ -28,10 +28,20 @@ pub(super) struct Payload<S> {
     stream: S,
     /// Bytes that the sender announced.
     declared: Option<u64>,
-    /// The sender waits for a go-ahead, which the first poll gives.
-    waits: bool,
-    /// There is nothing left to read, or no use in reading it.
-    done: bool,
+    progress: Progress,
+}
+
+/// How far a body has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// Its sender waits for a go-ahead, which the first poll gives.
+    Held,
+    /// Not all of it has been read.
+    Coming,
+    /// All of it has been read.
+    Arrived,
+    /// It has ended early, or takes too long to wait for its end.
+    Broken,
 }
 
 /// A body that has arrived, and the reservation of its memory.
@@ -76,7 +86,16 @@ where
     /// A body that was announced with so many bytes, if it was, and whose sender `waits` for a
     /// go-ahead.
     pub(super) fn new(stream: S, declared: Option<u64>, waits: bool) -> Self {
-        Self { stream, declared, waits, done: false }
+        let progress = if waits {
+            Progress::Held
+        } else {
+            Progress::Coming
+        };
+        Self {
+            stream,
+            declared,
+            progress,
+        }
     }
 
     /// The whole body.
@@ -91,13 +110,13 @@ where
         if !reservation.grow(&app.budget, declared.unwrap_or(0)) {
             return Err(Refusal::InflightFull);
         }
-        self.waits = false;
+        self.progress = Progress::Coming;
         let gathered = timeout(BODY_TIME_MAX, self.gather(app, declared, &mut reservation)).await;
         let bytes = gathered.unwrap_or_else(|_| {
-            self.done = true;
+            self.progress = Progress::Broken;
             Err(Refusal::BodySlow)
         })?;
-        self.done = true;
+        self.progress = Progress::Arrived;
         Ok(Arrived { bytes, reservation })
     }
 
@@ -108,7 +127,9 @@ where
         reservation: &mut Reservation,
     ) -> Result<Buffer, Refusal> {
         let limit = app.limits.body_bytes;
-        let Some(first) = self.next().await? else { return Ok(Buffer::Piece(Bytes::new())) };
+        let Some(first) = self.next().await? else {
+            return Ok(Buffer::Piece(Bytes::new()));
+        };
         if declared == Some(first.len()) {
             return Ok(Buffer::Piece(first));
         }
@@ -120,7 +141,11 @@ where
                 return Err(Refusal::BodyTooLarge { limit });
             }
             if length > whole.capacity() {
-                let doubled = whole.capacity().saturating_mul(2).max(BUFFER_BYTES_MIN).min(limit);
+                let doubled = whole
+                    .capacity()
+                    .saturating_mul(2)
+                    .max(BUFFER_BYTES_MIN)
+                    .min(limit);
                 let capacity = declared.unwrap_or(doubled).max(length);
                 if !reservation.grow(&app.budget, capacity) {
                     return Err(Refusal::InflightFull);
@@ -140,11 +165,11 @@ where
             Ok(Some(Ok(bytes))) => Ok(Some(bytes)),
             Ok(None) => Ok(None),
             Ok(Some(Err(_))) => {
-                self.done = true;
+                self.progress = Progress::Broken;
                 Err(Refusal::BodyCut)
             }
             Err(_) => {
-                self.done = true;
+                self.progress = Progress::Broken;
                 Err(Refusal::BodySlow)
             }
         }
@@ -157,17 +182,22 @@ where
             .map(|part| part.map(|part| part.map(|mut part| part.copy_to_bytes(part.remaining()))))
     }
 
-    /// Lets go of a body that a refusal has not read. A connection that is closed while its sender
-    /// is still sending loses the refusal as well.
-    pub(super) fn dismiss(mut self) {
-        if self.done || self.waits {
-            return;
+    /// Lets go of a body that a refusal has not read; whether the connection can go on. One that is
+    /// closed while its sender is still sending loses the refusal as well, so what is left of the
+    /// body is read and forgotten.
+    pub(super) fn dismiss(mut self) -> bool {
+        match self.progress {
+            Progress::Coming => {}
+            Progress::Arrived => return true,
+            // Behind a head that waits, a body may follow or the next request: nobody can tell.
+            Progress::Held | Progress::Broken => return false,
         }
         let mut context = Context::from_waker(Waker::noop());
         loop {
             match self.poll(&mut context) {
                 Poll::Ready(Some(Ok(_))) => {}
-                Poll::Ready(_) => return,
+                Poll::Ready(None) => return true,
+                Poll::Ready(Some(Err(_))) => return false,
                 Poll::Pending => break,
             }
         }
@@ -179,5 +209,6 @@ where
                 seen = seen.saturating_add(bytes.len());
             }
         }));
+        true
     }
 }

@@ -21,7 +21,10 @@ impl Budget {
     /// A budget of `limit` bytes.
     pub(super) fn new(limit: u64) -> Arc<Self> {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        Arc::new(Self { limit, used: AtomicUsize::new(0) })
+        Arc::new(Self {
+            limit,
+            used: AtomicUsize::new(0),
+        })
     }
 
     /// The most that can be reserved at once.

@@ -18,7 +18,10 @@ pub struct Held<B> {
 /// Ties the reservation that a handler left with a response to the response's body.
 pub fn held<B>(mut response: Response<B>) -> Response<Held<B>> {
     let reservation = response.extensions_mut().remove::<Arc<Reservation>>();
-    response.map(|body| Held { body, _reservation: reservation })
+    response.map(|body| Held {
+        body,
+        _reservation: reservation,
+    })
 }
 
 impl<B: Body + Unpin> Body for Held<B> {

@@ -60,14 +60,19 @@ where
     }
     let body = json::check_body(bytes)?;
     let (text, form, said) = match body.shape {
-        Shape::Envelope { value, ttl } => {
-            (value, Form::Envelope, ttl.map_or(Ok(Ttl::None), ttl::parse_json)?)
-        }
+        Shape::Envelope { value, ttl } => (
+            value,
+            Form::Envelope,
+            ttl.map_or(Ok(Ttl::None), ttl::parse_json)?,
+        ),
         Shape::Bare { ttl } => (body.text, Form::Bare, ttl.map_or(Ttl::None, ttl::bare_ttl)),
     };
     let limit = app.limits.value_bytes;
     if text.len() > limit {
-        return Err(Refusal::ValueTooLarge { length: text.len(), limit });
+        return Err(Refusal::ValueTooLarge {
+            length: text.len(),
+            limit,
+        });
     }
     let value = if text.len() == bytes.len() {
         arrived.bytes.into_exact()
@@ -80,9 +85,16 @@ where
         Form::Bare if value.len() <= UNCOUNTED_BYTES_MAX => Bytes::copy_from_slice(&value),
         _ => answer::formed(value.clone(), form),
     };
-    let put = Put { key, value, form, ttl: asked.unwrap_or(said) };
+    let put = Put {
+        key,
+        value,
+        form,
+        ttl: asked.unwrap_or(said),
+    };
     let Reply { sequence, answer } = ready.store.call(Command::Set(put)).await?;
-    let Answer::Stored { version, deadline } = answer else { return Err(Refusal::Internal) };
+    let Answer::Stored { version, deadline } = answer else {
+        return Err(Refusal::Internal);
+    };
     let mut response = answer::at(sequence, shown);
     answer::describe(&mut response, version, deadline);
     answer::hold(&mut response, arrived.reservation);

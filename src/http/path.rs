@@ -15,7 +15,10 @@ pub(super) fn key(segment: &str, limit: usize) -> Result<Key, Refusal> {
         return Err(Refusal::KeyEmpty);
     }
     if key.len() > limit {
-        return Err(Refusal::KeyTooLong { length: key.len(), limit });
+        return Err(Refusal::KeyTooLong {
+            length: key.len(),
+            limit,
+        });
     }
     Ok(key.into())
 }
@@ -29,7 +32,10 @@ pub(super) fn ttl(query: &str) -> Result<Option<Ttl>, Refusal> {
         if form_decoded(name)? != "ttl" {
             return Err(Refusal::QueryUnknown);
         }
-        if found.replace(ttl::parse_text(&form_decoded(value)?)?).is_some() {
+        if found
+            .replace(ttl::parse_text(&form_decoded(value)?)?)
+            .is_some()
+        {
             return Err(Refusal::QueryTtlTwice);
         }
     }
@@ -39,7 +45,9 @@ pub(super) fn ttl(query: &str) -> Result<Option<Ttl>, Refusal> {
 /// A part of a query as text; there a plus stands for a space.
 fn form_decoded(text: &str) -> Result<String, Refusal> {
     let spaced = text.replace('+', " ");
-    decoded(&spaced).map(Cow::into_owned).ok_or(Refusal::QueryEncoding)
+    decoded(&spaced)
+        .map(Cow::into_owned)
+        .ok_or(Refusal::QueryEncoding)
 }
 
 /// The text with its percent escapes resolved; `None` if one is malformed or the result is no
@@ -50,9 +58,16 @@ fn decoded(text: &str) -> Option<Cow<'_, str>> {
     }
     // The crate keeps a malformed escape as it stands, which would make two spellings of one key.
     let well_formed = text.split('%').skip(1).all(|after| {
-        after.as_bytes().first_chunk::<2>().is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit))
+        after
+            .as_bytes()
+            .first_chunk::<2>()
+            .is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit))
     });
-    if well_formed { percent_decode_str(text).decode_utf8().ok() } else { None }
+    if well_formed {
+        percent_decode_str(text).decode_utf8().ok()
+    } else {
+        None
+    }
 }
 
 #[cfg(test)]
@@ -84,23 +99,55 @@ mod tests {
 
     #[test]
     fn malformed_keys_are_refused() {
-        for segment in ["%", "%2", "a%2", "%zz", "%+1", "a%%20", "%FF", "%C3", "%ED%A0%80"] {
-            assert!(matches!(key(segment, 100), Err(Refusal::KeyEncoding)), "{segment}");
+        for segment in [
+            "%",
+            "%2",
+            "a%2",
+            "%zz",
+            "%+1",
+            "a%%20",
+            "%FF",
+            "%C3",
+            "%ED%A0%80",
+        ] {
+            assert!(
+                matches!(key(segment, 100), Err(Refusal::KeyEncoding)),
+                "{segment}"
+            );
         }
         assert!(matches!(key("", 100), Err(Refusal::KeyEmpty)));
         assert!(key("%41%41%41", 3).is_ok());
-        assert!(matches!(key("AAAA", 3), Err(Refusal::KeyTooLong { length: 4, limit: 3 })));
-        assert!(matches!(key("%C3%A9%C3%A9", 3), Err(Refusal::KeyTooLong { length: 4, limit: 3 })));
+        assert!(matches!(
+            key("AAAA", 3),
+            Err(Refusal::KeyTooLong {
+                length: 4,
+                limit: 3
+            })
+        ));
+        assert!(matches!(
+            key("%C3%A9%C3%A9", 3),
+            Err(Refusal::KeyTooLong {
+                length: 4,
+                limit: 3
+            })
+        ));
     }
 
     #[test]
     fn a_query_has_at_most_one_ttl_and_nothing_else() {
         assert_eq!(ttl("").unwrap(), None);
         assert_eq!(ttl("&&").unwrap(), None);
-        assert_eq!(ttl("ttl=5").unwrap(), Some(Ttl::After(Duration::from_secs(5))));
+        assert_eq!(
+            ttl("ttl=5").unwrap(),
+            Some(Ttl::After(Duration::from_secs(5)))
+        );
         assert_eq!(ttl("ttl=none&").unwrap(), Some(Ttl::None));
         for spaced in ["ttl=1h+30m", "ttl=1h%2030m", "t%74l=1h30m"] {
-            assert_eq!(ttl(spaced).unwrap(), Some(Ttl::After(Duration::from_secs(5_400))), "{spaced}");
+            assert_eq!(
+                ttl(spaced).unwrap(),
+                Some(Ttl::After(Duration::from_secs(5_400))),
+                "{spaced}"
+            );
         }
         assert!(matches!(ttl("ttl=1&ttl=1"), Err(Refusal::QueryTtlTwice)));
         assert!(matches!(ttl("tll=1"), Err(Refusal::QueryUnknown)));

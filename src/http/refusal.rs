@@ -1,10 +1,10 @@
 //! Every way in which a request is refused, and the one place where that becomes a status.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use hyper::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::StatusCode;
+use hyper::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use warp::reply::Response;
 
 use super::answer;
@@ -128,13 +128,13 @@ impl Refusal {
             Self::QueryTtlTwice
             | Self::Ttl(_)
             | Self::BatchTtl { .. }
-            | Self::Store(store::Error::TtlOutOfRange { .. }) => (StatusCode::BAD_REQUEST, "invalid_ttl"),
+            | Self::Store(store::Error::TtlOutOfRange { .. }) => {
+                (StatusCode::BAD_REQUEST, "invalid_ttl")
+            }
             Self::BodyEmpty | Self::Json(_) | Self::BatchValue { .. } => {
                 (StatusCode::BAD_REQUEST, "invalid_json")
             }
-            Self::Shape(_) | Self::BatchLengths { .. } => {
-                (StatusCode::BAD_REQUEST, "invalid_body")
-            }
+            Self::Shape(_) | Self::BatchLengths { .. } => (StatusCode::BAD_REQUEST, "invalid_body"),
             Self::BatchTooLong { .. } => (StatusCode::BAD_REQUEST, "too_many_keys"),
             Self::ValueTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "value_too_large"),
             Self::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
@@ -186,7 +186,7 @@ impl Refusal {
             "message": self.to_string(),
             "request_id": id,
         });
-        if status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE {
+        if status == StatusCode::INTERNAL_SERVER_ERROR {
             tracing::error!(request_id = id, error = code, "a request failed");
         }
         let mut response = answer::json(body.to_string());
@@ -225,11 +225,29 @@ mod tests {
         for (refusal, status, header) in [
             (Refusal::Loading, 503, Some(("retry-after", "1"))),
             (Refusal::InflightFull, 429, Some(("retry-after", "1"))),
-            (Refusal::Store(store::Error::Busy { what: "the mailbox" }), 429, Some(("retry-after", "1"))),
+            (
+                Refusal::Store(store::Error::Busy {
+                    what: "the mailbox",
+                }),
+                429,
+                Some(("retry-after", "1")),
+            ),
             (Refusal::ApiKey, 401, Some(("www-authenticate", "Bearer"))),
-            (Refusal::Token(auth::Refusal::Revoked), 401, Some(("www-authenticate", "Bearer"))),
-            (Refusal::Method { allow: "GET, HEAD" }, 405, Some(("allow", "GET, HEAD"))),
-            (Refusal::Store(store::Error::MemoryFull { used: 2, limit: 1 }), 507, None),
+            (
+                Refusal::Token(auth::Refusal::Revoked),
+                401,
+                Some(("www-authenticate", "Bearer")),
+            ),
+            (
+                Refusal::Method { allow: "GET, HEAD" },
+                405,
+                Some(("allow", "GET, HEAD")),
+            ),
+            (
+                Refusal::Store(store::Error::MemoryFull { used: 2, limit: 1 }),
+                507,
+                None,
+            ),
             (Refusal::Store(store::Error::OutcomeUnknown), 500, None),
             (Refusal::Forbidden, 403, None),
         ] {

@@ -31,7 +31,9 @@ impl Head {
     /// What the bearer of the request's token may do now.
     pub(super) fn authorize(&self, app: &App, ready: &Ready) -> Result<Grant, Refusal> {
         let header = self.authorization.as_ref().map(HeaderValue::as_bytes);
-        Ok(ready.tokens.authorize(header, &ready.store.keyring(), app.clock.now_ms())?)
+        Ok(ready
+            .tokens
+            .authorize(header, &ready.store.keyring(), app.clock.now_ms())?)
     }
 
     /// As [`Head::authorize`], and the role must be admin.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Buf;
 use hyper::Method;
-use hyper::header::HeaderValue;
+use hyper::header::{CONNECTION, HeaderValue};
 use warp::reply::Response;
 use warp::{Filter, Stream};
 
@@ -80,17 +80,27 @@ impl<'a> Route<'a> {
 
 /// The rest of a path, if it is one segment.
 fn segment(rest: &str) -> Result<&str, Refusal> {
-    if rest.contains('/') { Err(Refusal::ExtraSegment) } else { Ok(rest) }
+    if rest.contains('/') {
+        Err(Refusal::ExtraSegment)
+    } else {
+        Ok(rest)
+    }
 }
 
 /// The filter that answers every request of the connection from `peer`. It never rejects.
 pub fn filter(
     app: Arc<App>,
     peer: SocketAddr,
-) -> impl Filter<Extract = (impl warp::Reply,), Error = Infallible> + Clone + Send + Sync + 'static {
-    let query = warp::query::raw().map(Some).or(warp::any().map(|| None)).unify();
-    let authorization =
-        warp::header::value("authorization").map(Some).or(warp::any().map(|| None)).unify();
+) -> impl Filter<Extract = (impl warp::Reply,), Error = Infallible> + Clone + Send + Sync + 'static
+{
+    let query = warp::query::raw()
+        .map(Some)
+        .or(warp::any().map(|| None))
+        .unify();
+    let authorization = warp::header::value("authorization")
+        .map(Some)
+        .or(warp::any().map(|| None))
+        .unify();
     warp::method()
         .and(warp::path::full())
         .and(query)
@@ -106,7 +116,13 @@ pub fn filter(
                   declared,
                   expect: Option<String>,
                   stream| {
-                let head = Head { method, path, query, authorization, peer };
+                let head = Head {
+                    method,
+                    path,
+                    query,
+                    authorization,
+                    peer,
+                };
                 let payload = Payload::new(stream, declared, expect.is_some());
                 respond(Arc::clone(&app), Request { head, payload })
             },
@@ -120,13 +136,20 @@ where
     S: Stream<Item = Result<B, warp::Error>> + Unpin + Send + 'static,
     B: Buf + Send,
 {
-    let outcome = caught(handle(&app, &mut request)).await.unwrap_or_else(|_| {
-        tracing::error!(panics = app.count_panic(), "a request handler panicked");
-        Err(Refusal::Internal)
-    });
+    let outcome = caught(handle(&app, &mut request))
+        .await
+        .unwrap_or_else(|_| {
+            tracing::error!(panics = app.count_panic(), "a request handler panicked");
+            Err(Refusal::Internal)
+        });
     outcome.unwrap_or_else(|refusal| {
-        request.payload.dismiss();
-        refusal.response()
+        let mut response = refusal.response();
+        if !request.payload.dismiss() {
+            response
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
     })
 }
 
@@ -195,10 +218,24 @@ mod tests {
             assert_eq!(Route::find(path).unwrap(), route);
         }
         for path in ["/api/kv/get/a/", "/api/kv/set/a/b", "/api/kv/delete//"] {
-            assert!(matches!(Route::find(path), Err(Refusal::ExtraSegment)), "{path}");
+            assert!(
+                matches!(Route::find(path), Err(Refusal::ExtraSegment)),
+                "{path}"
+            );
         }
-        for path in ["/", "", "*", "/api/kv/get", "/API/kv/get/a", "/api/kv/batch/get/", "/livez/"] {
-            assert!(matches!(Route::find(path), Err(Refusal::UnknownRoute)), "{path}");
+        for path in [
+            "/",
+            "",
+            "*",
+            "/api/kv/get",
+            "/API/kv/get/a",
+            "/api/kv/batch/get/",
+            "/livez/",
+        ] {
+            assert!(
+                matches!(Route::find(path), Err(Refusal::UnknownRoute)),
+                "{path}"
+            );
         }
     }
 
@@ -211,7 +248,10 @@ mod tests {
         let request = request.body(Full::new(Bytes::new())).unwrap();
         let response = service.call(request).await.unwrap();
         let status = response.status().as_u16();
-        let retry = response.headers().get("retry-after").map(|value| value.to_str().unwrap().to_owned());
+        let retry = response
+            .headers()
+            .get("retry-after")
+            .map(|value| value.to_str().unwrap().to_owned());
         let body = response.into_body().collect().await.unwrap().to_bytes();
         (status, retry, String::from_utf8(body.to_vec()).unwrap())
     }
@@ -221,7 +261,10 @@ mod tests {
         assert_eq!(answer("GET", "/livez").await.0, 200);
         let (status, _, body) = answer("GET", "/api/health").await;
         assert_eq!(status, 200);
-        assert!(body.starts_with(r#"{"status":"degraded","integrity_ok":true,"#), "{body}");
+        assert!(
+            body.starts_with(r#"{"status":"degraded","integrity_ok":true,"#),
+            "{body}"
+        );
         for (method, path) in [
             ("GET", "/readyz"),
             ("GET", "/api/kv/get/a"),

@@ -43,9 +43,14 @@ where
         tracing::warn!(peer = %head.peer, "an API key was refused");
         return Err(Refusal::ApiKey);
     };
-    let token = ready.tokens.issue(key, app.clock.now_ms()).map_err(|_| Refusal::Internal)?;
+    let token = ready
+        .tokens
+        .issue(key, app.clock.now_ms())
+        .map_err(|_| Refusal::Internal)?;
     let mut response = answer::json(serde_json::json!({ "token": token }).to_string());
     // RFC 6749, section 5.1: no cache may keep a token.
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
 }

@@ -10,9 +10,13 @@ use crate::store::Health;
 /// `GET /api/health`: always 200, so that clients can read what it says.
 pub(super) fn health(app: &App) -> Response {
     // While loading nothing is known to be damaged; damage found then ends the start.
-    let health = app.ready().map_or(Health { degraded: true, integrity_ok: true }, |ready| {
-        ready.store.health()
-    });
+    let health = app.ready().map_or(
+        Health {
+            degraded: true,
+            integrity_ok: true,
+        },
+        |ready| ready.store.health(),
+    );
     let status = if health.degraded { "degraded" } else { "ok" };
     let (integrity_ok, version) = (health.integrity_ok, env!("CARGO_PKG_VERSION"));
     answer::json(format!(
@@ -28,5 +32,9 @@ pub(super) fn live() -> Response {
 /// `GET /readyz`: the store is loaded and the process is not going away.
 pub(super) fn ready(app: &App) -> Result<Response, Refusal> {
     app.ready()?;
-    if app.is_stopping() { Err(Refusal::Stopping) } else { Ok(live()) }
+    if app.is_stopping() {
+        Err(Refusal::Stopping)
+    } else {
+        Ok(live())
+    }
 }

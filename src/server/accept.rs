@@ -17,7 +17,7 @@ const CONNECTIONS_MAX: usize = 10_000;
 /// After a failed accept: out of file descriptors, the next one would fail at once as well.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Accepts until `finish`; the connections end by `finish` and `cut`.
+/// Accepts until it is dropped; the connections end by `finish` and `cut`.
 pub(super) async fn accept(
     listener: TcpListener,
     app: Arc<App>,
@@ -26,30 +26,24 @@ pub(super) async fn accept(
     cut: CancellationToken,
 ) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let accepting = async {
-        // The semaphore is never closed.
-        while let Ok(permit) = Arc::clone(&room).acquire_owned().await {
-            let (stream, peer) = match listener.accept().await {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
-            // An answer is written in one go: waiting for more to send only delays it. A failure
-            // here means that the peer is gone already, which the first read finds out.
-            let _ = stream.set_nodelay(true);
-            let serving =
-                connection::serve(stream, peer, Arc::clone(&app), finish.clone(), cut.clone());
-            tasks.spawn(async move {
-                serving.await;
-                drop(permit);
-            });
-        }
-    };
-    tokio::select! {
-        () = finish.cancelled() => {}
-        () = accepting => {}
+    // The semaphore is never closed.
+    while let Ok(permit) = Arc::clone(&room).acquire_owned().await {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        // An answer is written in one go: waiting for more to send only delays it. A failure here
+        // means that the peer is gone already, which the first read finds out.
+        let _ = stream.set_nodelay(true);
+        let serving =
+            connection::serve(stream, peer, Arc::clone(&app), finish.clone(), cut.clone());
+        tasks.spawn(async move {
+            serving.await;
+            drop(permit);
+        });
     }
 }

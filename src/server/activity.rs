@@ -59,7 +59,8 @@ impl Activity {
     }
 
     fn wrote(&self, outcome: &Poll<io::Result<usize>>) {
-        self.is_blocked.store(outcome.is_pending(), Ordering::Relaxed);
+        self.is_blocked
+            .store(outcome.is_pending(), Ordering::Relaxed);
         if matches!(outcome, Poll::Ready(Ok(_))) {
             self.writes.fetch_add(1, Ordering::Relaxed);
         }

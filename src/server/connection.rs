@@ -155,7 +155,12 @@ mod tests {
     }
 
     fn idle(requests: u64) -> Seen {
-        Seen { reads: requests, started: requests, answered: requests, ..Seen::default() }
+        Seen {
+            reads: requests,
+            started: requests,
+            answered: requests,
+            ..Seen::default()
+        }
     }
 
     #[test]
@@ -166,33 +171,56 @@ mod tests {
 
     #[test]
     fn a_head_that_comes_byte_by_byte_is_ended_all_the_same() {
-        let ended = ticks(&mut Watch::default(), |tick| Seen { reads: tick, ..Seen::default() });
+        let ended = ticks(&mut Watch::default(), |tick| Seen {
+            reads: tick,
+            ..Seen::default()
+        });
         assert_eq!(ended, Some(u64::from(HEAD_TICKS) + 1));
         let mut later = Watch::default();
         assert!(!later.is_over(idle(7)));
-        let ended = ticks(&mut later, |tick| Seen { reads: 7 + tick, ..idle(7) });
+        let ended = ticks(&mut later, |tick| Seen {
+            reads: 7 + tick,
+            ..idle(7)
+        });
         assert_eq!(ended, Some(u64::from(HEAD_TICKS) + 1));
     }
 
     #[test]
     fn an_idle_connection_lives_longer_and_each_request_counts_anew() {
         let mut watch = Watch::default();
-        assert_eq!(ticks(&mut watch, |_| idle(1)), Some(u64::from(IDLE_TICKS) + 1));
+        assert_eq!(
+            ticks(&mut watch, |_| idle(1)),
+            Some(u64::from(IDLE_TICKS) + 1)
+        );
         let mut busy = Watch::default();
         assert_eq!(ticks(&mut busy, |tick| idle(1 + tick / 20)), None);
     }
 
     #[test]
     fn a_request_under_way_is_not_ended() {
-        let waiting = Seen { reads: 3, started: 1, ..Seen::default() };
+        let waiting = Seen {
+            reads: 3,
+            started: 1,
+            ..Seen::default()
+        };
         assert_eq!(ticks(&mut Watch::default(), |_| waiting), None);
     }
 
     #[test]
     fn a_reader_must_make_progress() {
-        let stuck = Seen { is_blocked: true, writes: 9, ..idle(1) };
-        assert_eq!(ticks(&mut Watch::default(), |_| stuck), Some(u64::from(WRITE_TICKS) + 1));
-        let slow = |tick| Seen { writes: tick, ..stuck };
+        let stuck = Seen {
+            is_blocked: true,
+            writes: 9,
+            ..idle(1)
+        };
+        assert_eq!(
+            ticks(&mut Watch::default(), |_| stuck),
+            Some(u64::from(WRITE_TICKS) + 1)
+        );
+        let slow = |tick| Seen {
+            writes: tick,
+            ..stuck
+        };
         assert_eq!(ticks(&mut Watch::default(), slow), None);
     }
 }

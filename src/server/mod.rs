@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -40,7 +41,9 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Failure> {
     let address = listener.local_addr().map_err(|error| {
-        Failure::Settings(format!("the address that is listened on has no name: {error}"))
+        Failure::Settings(format!(
+            "the address that is listened on has no name: {error}"
+        ))
     })?;
     let app = Arc::new(App::new(&config, Arc::clone(&clock)));
     let connections = Connections::accept(listener, Arc::clone(&app));
@@ -55,7 +58,12 @@ pub async fn run(
             return Ok(());
         }
     };
-    let Opened { store, threads, jwt_secret, new_admin_key } = match opened {
+    let Opened {
+        store,
+        threads,
+        jwt_secret,
+        new_admin_key,
+    } = match opened {
         Ok(opened) => opened,
         Err(failure) => {
             connections.close(FAILURE_TIME_MAX).await;
@@ -87,12 +95,14 @@ pub async fn run(
 /// stop meanwhile does not wait for it.
 async fn open(options: Options) -> Result<Opened, Failure> {
     let (sender, receiver) = oneshot::channel();
-    let thread = std::thread::Builder::new().name("open".to_owned()).spawn(move || {
-        if let Err(Ok(unwanted)) = sender.send(Store::open(options)) {
-            drop(unwanted.store);
-            let _ = unwanted.threads.stop();
-        }
-    });
+    let thread = std::thread::Builder::new()
+        .name("open".to_owned())
+        .spawn(move || {
+            if let Err(Ok(unwanted)) = sender.send(Store::open(options)) {
+                drop(unwanted.store);
+                let _ = unwanted.threads.stop();
+            }
+        });
     if let Err(error) = thread {
         return Err(Failure::Settings(format!("cannot start a thread: {error}")));
     }
@@ -112,7 +122,10 @@ async fn stop(threads: Threads) -> Result<(), Failure> {
 /// The connections of a server, and the two ways to end them.
 struct Connections {
     tasks: TaskTracker,
-    /// Accept no more, finish what is under way.
+    accepting: JoinHandle<Option<()>>,
+    /// Accept no more.
+    refuse: CancellationToken,
+    /// Finish what is under way.
     finish: CancellationToken,
     /// End at once.
     cut: CancellationToken,
@@ -121,23 +134,33 @@ struct Connections {
 impl Connections {
     /// Accepts on `listener` from now on.
     fn accept(listener: TcpListener, app: Arc<App>) -> Self {
-        let connections = Self {
-            tasks: TaskTracker::new(),
-            finish: CancellationToken::new(),
-            cut: CancellationToken::new(),
-        };
-        let tasks = connections.tasks.clone();
-        let (finish, cut) = (connections.finish.clone(), connections.cut.clone());
-        connections.tasks.spawn(accept::accept(listener, app, tasks, finish, cut));
-        connections
+        let tasks = TaskTracker::new();
+        let refuse = CancellationToken::new();
+        let finish = CancellationToken::new();
+        let cut = CancellationToken::new();
+        let loops = accept::accept(listener, app, tasks.clone(), finish.clone(), cut.clone());
+        let accepting = tokio::spawn(refuse.clone().run_until_cancelled_owned(loops));
+        Self {
+            tasks,
+            accepting,
+            refuse,
+            finish,
+            cut,
+        }
     }
 
     /// Ends them all: gently within `grace`, then at once.
     async fn close(self, grace: Duration) {
+        self.refuse.cancel();
+        // It ends at its next await; a panic in it has been logged and changes nothing here.
+        let _ = self.accepting.await;
         self.finish.cancel();
         self.tasks.close();
         if timeout(grace, self.tasks.wait()).await.is_err() {
-            tracing::warn!(connections = self.tasks.len(), "cutting connections that did not end");
+            tracing::warn!(
+                connections = self.tasks.len(),
+                "cutting connections that did not end"
+            );
             self.cut.cancel();
             self.tasks.wait().await;
         }

@@ -1,5 +1,6 @@
 //! What the operator reads when a server starts.
 
+use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::config::Config;
@@ -20,7 +21,8 @@ pub(super) fn listening(address: SocketAddr, config: &Config) {
 pub(super) fn ready(address: SocketAddr, new_admin_key: Option<&str>) {
     tracing::info!(%address, "ready");
     if let Some(key) = new_admin_key {
-        eprint!("{}", welcome(address, key));
+        // Nobody may be there to read it; the key is in the data dir as well.
+        let _ = io::stderr().write_all(welcome(address, key).as_bytes());
     }
 }
 

@@ -75,7 +75,11 @@ impl Committer {
     fn commit(&mut self, frame: Frame) -> Result<(), Error> {
         self.time = self.time.max(frame.time);
         let segment = self.log.segment().number;
-        let draft = Draft { count: frame.count, time: self.time, records: &frame.records };
+        let draft = Draft {
+            count: frame.count,
+            time: self.time,
+            records: &frame.records,
+        };
         self.log.append(draft)?;
         if self.durability == Durability::Always {
             self.log.sync()?;

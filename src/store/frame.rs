@@ -131,10 +131,14 @@ impl OpenFrame {
         let frame = inner.frame.records.len() as u64;
         let together = frame.saturating_add(bytes);
         if frame > 0 && together > self.frame_bytes_max {
-            return Err(Error::Busy { what: "the frame that waits for the log" });
+            return Err(Error::Busy {
+                what: "the frame that waits for the log",
+            });
         }
         if !room(inner.in_flight_bytes, together) {
-            return Err(Error::Busy { what: "the log space prepared so far" });
+            return Err(Error::Busy {
+                what: "the log space prepared so far",
+            });
         }
         Ok(())
     }
@@ -167,7 +171,12 @@ impl OpenFrame {
             inner.frame.waiters += 1;
             let (sequence, version) = (last_sequence, last_sequence);
             // Writes come in ascending order, but a read may wait for one that came before.
-            inner.waiting.push_back(Waiter { sequence, reply_to, answer, version });
+            inner.waiting.push_back(Waiter {
+                sequence,
+                reply_to,
+                answer,
+                version,
+            });
         }
         self.wake(inner, false);
     }
@@ -198,8 +207,18 @@ impl OpenFrame {
             let _ = reply_to.send(Err(Error::OutcomeUnknown));
             return;
         }
-        let at = inner.waiting.partition_point(|waiter| waiter.sequence <= sequence);
-        inner.waiting.insert(at, Waiter { sequence, reply_to, answer, version: applied });
+        let at = inner
+            .waiting
+            .partition_point(|waiter| waiter.sequence <= sequence);
+        inner.waiting.insert(
+            at,
+            Waiter {
+                sequence,
+                reply_to,
+                answer,
+                version: applied,
+            },
+        );
     }
 
     /// The mailbox is empty for now: whoever waits is all there is.
@@ -253,7 +272,10 @@ impl OpenFrame {
             };
             inner.committer_sleeps = true;
             inner = match wait {
-                None => self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner),
+                None => self
+                    .changed
+                    .wait(inner)
+                    .unwrap_or_else(PoisonError::into_inner),
                 Some(wait) => {
                     self.changed
                         .wait_timeout(inner, wait)
@@ -280,10 +302,18 @@ impl OpenFrame {
             spent.records.clear();
             inner.frame.records = mem::take(&mut spent.records);
         }
-        let count = inner.waiting.partition_point(|waiter| waiter.sequence <= sequence);
+        let count = inner
+            .waiting
+            .partition_point(|waiter| waiter.sequence <= sequence);
         let ready: Vec<Waiter> = inner.waiting.drain(..count).collect();
         drop(inner);
-        for Waiter { reply_to, answer, version, .. } in ready {
+        for Waiter {
+            reply_to,
+            answer,
+            version,
+            ..
+        } in ready
+        {
             send(reply_to, answer, version.min(sequence));
         }
     }

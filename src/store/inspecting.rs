@@ -27,7 +27,9 @@ pub fn print(dir: &Path, out: &mut dyn Write) -> Result<(), Failure> {
         })
     });
     if let Some(error) = broken_out {
-        return Err(Failure::Storage(format!("cannot write the output: {error}")));
+        return Err(Failure::Storage(format!(
+            "cannot write the output: {error}"
+        )));
     }
     let found = found.map_err(|error| failure(dir, error))?;
     print_end(out, dir, &found)
@@ -58,8 +60,11 @@ fn print_batch(
         (Flags::SKIP, "skip"),
         (Flags::AFTER_SYNC, "after-sync"),
     ];
-    let flags: Vec<&str> =
-        names.iter().filter(|(flag, _)| batch.flags.has(*flag)).map(|(_, name)| *name).collect();
+    let flags: Vec<&str> = names
+        .iter()
+        .filter(|(flag, _)| batch.flags.has(*flag))
+        .map(|(_, name)| *name)
+        .collect();
     writeln!(
         out,
         "{path} {offset} batch {} at {} durable {} changes {} bytes {} [{}]",
@@ -75,7 +80,12 @@ fn print_batch(
         let mutation =
             Mutation::decode(record).map_err(|error| PrintError::Record(error.to_string()))?;
         match mutation {
-            Mutation::Put { key, value, form, deadline } => {
+            Mutation::Put {
+                key,
+                value,
+                form,
+                deadline,
+            } => {
                 let form = match form {
                     Form::Bare => "bare",
                     Form::Envelope => "envelope",
@@ -104,7 +114,11 @@ fn print_end(out: &mut dyn Write, dir: &Path, found: &Found) -> io::Result<()> {
     let recovered = match found {
         Found::Nothing => return writeln!(out, "{} holds no store", dir.display()),
         Found::Creating => {
-            return writeln!(out, "{}: a first start did not end; there is no data", dir.display());
+            return writeln!(
+                out,
+                "{}: a first start did not end; there is no data",
+                dir.display()
+            );
         }
         Found::Log(recovered) => recovered,
     };
@@ -129,6 +143,10 @@ fn print_end(out: &mut dyn Write, dir: &Path, found: &Found) -> io::Result<()> {
         recovered.batches,
         recovered.records,
         recovered.position.sequence,
-        if recovered.stopped { "stopped in order" } else { "not stopped in order" },
+        if recovered.stopped {
+            "stopped in order"
+        } else {
+            "not stopped in order"
+        },
     )
 }

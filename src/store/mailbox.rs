@@ -35,8 +35,15 @@ struct Inner {
 
 impl Mailbox {
     pub(super) fn new() -> Self {
-        let inner = Inner { waiting: Vec::new(), closed: false, owner_sleeps: false };
-        Self { inner: Mutex::new(inner), arrived: Condvar::new() }
+        let inner = Inner {
+            waiting: Vec::new(),
+            closed: false,
+            owner_sleeps: false,
+        };
+        Self {
+            inner: Mutex::new(inner),
+            arrived: Condvar::new(),
+        }
     }
 
     pub(super) fn send(&self, envelope: Envelope) -> Result<(), Error> {
@@ -45,7 +52,9 @@ impl Mailbox {
             return Err(Error::Stopping);
         }
         if inner.waiting.len() >= MAILBOX_COMMANDS_MAX {
-            return Err(Error::Busy { what: "the mailbox" });
+            return Err(Error::Busy {
+                what: "the mailbox",
+            });
         }
         inner.waiting.push(envelope);
         let wake = mem::take(&mut inner.owner_sleeps);

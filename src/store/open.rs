@@ -9,8 +9,7 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 
 use ekokv_wal::{
-    Disk, Draft, Error, Found, Log, RealDisk, SEGMENT_BYTES_MAX, push_record,
-    segment_bytes_needed,
+    Disk, Draft, Error, Found, Log, RealDisk, SEGMENT_BYTES_MAX, push_record, segment_bytes_needed,
 };
 
 use super::committer::Committer;
@@ -38,7 +37,10 @@ pub(super) fn open(options: Options) -> Result<Opened, Failure> {
     let segment_bytes = segment_bytes(&options)?;
     let dir = options.data_dir.as_path();
     let real = RealDisk::create_root(dir).map_err(|error| {
-        Failure::Storage(format!("cannot use the data dir {}: {error}", dir.display()))
+        Failure::Storage(format!(
+            "cannot use the data dir {}: {error}",
+            dir.display()
+        ))
     })?;
     let disk: Arc<dyn Disk> = Arc::new(real);
     let lock = disk.lock("lock").map_err(|error| locked(dir, &error))?;
@@ -67,14 +69,24 @@ pub(super) fn open(options: Options) -> Result<Opened, Failure> {
         Found::Nothing | Found::Creating => {
             let admin_key = match &options.admin_key {
                 Some(given) => given.clone(),
-                None => new_admin_key.insert(format!("eko_{}", hex(&random_or_fail::<32>()?))).clone(),
+                None => new_admin_key
+                    .insert(format!("eko_{}", hex(&random_or_fail::<32>()?)))
+                    .clone(),
             };
             let hashing_key = random_or_fail::<32>()?;
-            let digest = Keyring { hashing_key, ..Keyring::default() }.digest(&admin_key);
+            let digest = Keyring {
+                hashing_key,
+                ..Keyring::default()
+            }
+            .digest(&admin_key);
             let id = bootstrap_id().map_err(no_random)?;
             let mutations = [
                 Mutation::HashingKey { hashing_key },
-                Mutation::ApiKey { id: &id, role: Role::Admin, digest },
+                Mutation::ApiKey {
+                    id: &id,
+                    role: Role::Admin,
+                    digest,
+                },
             ];
             let mut jwt_secret = Vec::new();
             let publish_secrets = |disk: &dyn Disk| {
@@ -86,7 +98,11 @@ pub(super) fn open(options: Options) -> Result<Opened, Failure> {
             };
             let records = records_of(&mutations);
             let count = mutations.len() as u32;
-            let first = Draft { count, time: now, records: &records };
+            let first = Draft {
+                count,
+                time: now,
+                records: &records,
+            };
             let log = Log::create(Arc::clone(&disk), log_options, publish_secrets, first)
                 .map_err(|error| failure(dir, error))?;
             for (sequence, mutation) in (1..).zip(&mutations) {
@@ -103,7 +119,11 @@ pub(super) fn open(options: Options) -> Result<Opened, Failure> {
     }
 
     let opened = start(options, log, state, unrepaired, now, lock)?;
-    Ok(Opened { jwt_secret, new_admin_key, ..opened })
+    Ok(Opened {
+        jwt_secret,
+        new_admin_key,
+        ..opened
+    })
 }
 
 /// Starts the threads on an open log and the state that it holds.
@@ -158,9 +178,16 @@ fn start(
                 result
             })
             .map_err(cannot)?,
-        spares: named("spares").spawn(move || spares::run(&for_spares, &wanted)).map_err(cannot)?,
+        spares: named("spares")
+            .spawn(move || spares::run(&for_spares, &wanted))
+            .map_err(cannot)?,
     };
-    Ok(Opened { store: Store { shared }, threads, jwt_secret: Vec::new(), new_admin_key: None })
+    Ok(Opened {
+        store: Store { shared },
+        threads,
+        jwt_secret: Vec::new(),
+        new_admin_key: None,
+    })
 }
 
 /// Reads the log of a data dir into `state`.
@@ -230,11 +257,19 @@ fn replace_admin_key(
             .filter(|id| id.starts_with(BOOTSTRAP_PREFIX))
             .map(|id| Mutation::ApiKeyRemoved { id })
             .collect();
-        mutations.push(Mutation::ApiKey { id: &id, role: Role::Admin, digest: keyring.digest(key) });
+        mutations.push(Mutation::ApiKey {
+            id: &id,
+            role: Role::Admin,
+            digest: keyring.digest(key),
+        });
         let records = records_of(&mutations);
         let first = log.position().sequence.saturating_add(1);
         let time = now.max(log.segment().time);
-        log.append(Draft { count: mutations.len() as u32, time, records: &records })?;
+        log.append(Draft {
+            count: mutations.len() as u32,
+            time,
+            records: &records,
+        })?;
         log.sync()?;
         for (sequence, mutation) in (first..).zip(&mutations) {
             // The keyring is published when the threads start.
@@ -248,9 +283,11 @@ fn replace_admin_key(
 
 fn remove_admin_key(disk: &dyn Disk) -> Result<(), Error> {
     match disk.remove(ADMIN_KEY) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Error::Io { operation: "remove", path: ADMIN_KEY.to_owned(), source: error })
-        }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::Io {
+            operation: "remove",
+            path: ADMIN_KEY.to_owned(),
+            source: error,
+        }),
         // Needs no sync: a key that comes back is void all the same.
         _ => Ok(()),
     }
@@ -309,9 +346,15 @@ fn locked(dir: &Path, error: &io::Error) -> Failure {
             text if text.is_empty() => "another process".to_owned(),
             text => text,
         };
-        return Failure::Locked(format!("the data dir {} is in use by {holder}", dir.display()));
+        return Failure::Locked(format!(
+            "the data dir {} is in use by {holder}",
+            dir.display()
+        ));
     }
-    Failure::Storage(format!("cannot lock the data dir {}: {error}", dir.display()))
+    Failure::Storage(format!(
+        "cannot lock the data dir {}: {error}",
+        dir.display()
+    ))
 }
 
 /// An error of the log as the operator should read it.

@@ -114,7 +114,10 @@ impl Owner {
             Shown::Expired { .. } => Answer::Expired,
             Shown::Missing => Answer::Missing,
         };
-        Outcome { gate: lookup.gate, answer }
+        Outcome {
+            gate: lookup.gate,
+            answer,
+        }
     }
 
     fn batch_get(&self, keys: &[Key]) -> Outcome {
@@ -130,7 +133,10 @@ impl Owner {
                 }
             })
             .collect();
-        Outcome { gate, answer: Answer::FoundMany(found_many) }
+        Outcome {
+            gate,
+            answer: Answer::FoundMany(found_many),
+        }
     }
 
     fn set(&mut self, put: &Put, reply_to: ReplyTo) -> Result<(), (Error, ReplyTo)> {
@@ -171,7 +177,13 @@ impl Owner {
             }
         }
         if mutations.is_empty() {
-            self.show(Outcome { gate: 0, answer: Answer::StoredMany }, reply_to);
+            self.show(
+                Outcome {
+                    gate: 0,
+                    answer: Answer::StoredMany,
+                },
+                reply_to,
+            );
             return Ok(());
         }
         self.write(&mutations, reply_to, |_| Answer::StoredMany)
@@ -180,10 +192,18 @@ impl Owner {
     fn delete(&mut self, key: &str, reply_to: ReplyTo) -> Result<(), (Error, ReplyTo)> {
         if self.state.live(key, self.now).is_none() {
             let gate = self.state.get(key, self.now).gate;
-            self.show(Outcome { gate, answer: Answer::Deleted(false) }, reply_to);
+            self.show(
+                Outcome {
+                    gate,
+                    answer: Answer::Deleted(false),
+                },
+                reply_to,
+            );
             return Ok(());
         }
-        self.write(&[Mutation::Delete { key }], reply_to, |_| Answer::Deleted(true))
+        self.write(&[Mutation::Delete { key }], reply_to, |_| {
+            Answer::Deleted(true)
+        })
     }
 
     fn batch_delete(&mut self, keys: &[Key], reply_to: ReplyTo) -> Result<(), (Error, ReplyTo)> {
@@ -210,14 +230,22 @@ impl Owner {
 
     fn clear(&mut self, reply_to: ReplyTo) -> Result<(), (Error, ReplyTo)> {
         if self.state.live_len() == 0 && self.state.remembered_len() == 0 {
-            self.show(Outcome { gate: self.applied, answer: Answer::Cleared }, reply_to);
+            self.show(
+                Outcome {
+                    gate: self.applied,
+                    answer: Answer::Cleared,
+                },
+                reply_to,
+            );
             return Ok(());
         }
         self.write(&[Mutation::Clear], reply_to, |_| Answer::Cleared)
     }
 
     fn show(&self, outcome: Outcome, reply_to: ReplyTo) {
-        self.shared.frame.answer_after(outcome.gate, self.applied, reply_to, outcome.answer);
+        self.shared
+            .frame
+            .answer_after(outcome.gate, self.applied, reply_to, outcome.answer);
     }
 
     /// Gives the mutations their sequences, applies them and puts them into the frame, or refuses
@@ -228,13 +256,17 @@ impl Owner {
         reply_to: ReplyTo,
         answer: impl FnOnce(u64) -> Answer,
     ) -> Result<(), (Error, ReplyTo)> {
-        let admitted = self.check_memory(mutations).and_then(|()| self.admit(mutations));
+        let admitted = self
+            .check_memory(mutations)
+            .and_then(|()| self.admit(mutations));
         if let Err(error) = admitted {
             return Err((error, reply_to));
         }
         self.apply(mutations);
         let answer = answer(self.applied);
-        self.shared.frame.push(mutations, self.applied, self.now, Some((reply_to, answer)));
+        self.shared
+            .frame
+            .push(mutations, self.applied, self.now, Some((reply_to, answer)));
         Ok(())
     }
 
@@ -253,10 +285,17 @@ impl Owner {
     }
 
     fn admit(&self, mutations: &[Mutation<'_>]) -> Result<(), Error> {
-        let bytes = mutations.iter().map(|m| record_bytes(m.encoded_len() as u64)).sum();
+        let bytes = mutations
+            .iter()
+            .map(|m| record_bytes(m.encoded_len() as u64))
+            .sum();
         let shared = &self.shared;
         shared.frame.admit(bytes, |in_flight, together| {
-            let flying = if in_flight == 0 { 0 } else { span_of_records(in_flight) };
+            let flying = if in_flight == 0 {
+                0
+            } else {
+                span_of_records(in_flight)
+            };
             let span = flying.saturating_add(span_of_records(together));
             // Both, one after the other, here or, if a spare is ready, in the next segment.
             let ready = shared.spares.ready();
@@ -271,7 +310,13 @@ impl Owner {
         let used = self.state.memory_bytes();
         let mut after = used;
         for mutation in mutations {
-            if let Mutation::Put { key, value, deadline, .. } = mutation {
+            if let Mutation::Put {
+                key,
+                value,
+                deadline,
+                ..
+            } = mutation
+            {
                 let comes = State::entry_bytes(key.len(), value.len(), deadline.is_some());
                 let goes = self.state.live(key, self.now).map_or(0, |old| {
                     State::entry_bytes(key.len(), old.value.len(), old.deadline.is_some())
@@ -280,7 +325,10 @@ impl Owner {
             }
         }
         if after > used && after > self.max_memory_bytes {
-            return Err(Error::MemoryFull { used, limit: self.max_memory_bytes });
+            return Err(Error::MemoryFull {
+                used,
+                limit: self.max_memory_bytes,
+            });
         }
         Ok(())
     }
@@ -293,9 +341,9 @@ impl Owner {
                 let span = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
                 Ok(Some(self.now.saturating_add(span).min(farthest)))
             }
-            Ttl::At(at) if at <= self.now || at > farthest => {
-                Err(Error::TtlOutOfRange { at: format_rfc3339(at) })
-            }
+            Ttl::At(at) if at <= self.now || at > farthest => Err(Error::TtlOutOfRange {
+                at: format_rfc3339(at),
+            }),
             Ttl::At(at) => Ok(Some(at)),
         }
     }
@@ -303,7 +351,9 @@ impl Owner {
     /// Drops values whose deadline has passed and forgets keys that were remembered long enough, a
     /// slice of them. Says whether the log had no room for it.
     fn purge(&mut self) -> bool {
-        let Some(due) = self.state.next_due() else { return false };
+        let Some(due) = self.state.next_due() else {
+            return false;
+        };
         if due > self.now {
             return false;
         }
@@ -313,7 +363,9 @@ impl Owner {
             return true;
         }
         self.apply(&mutations);
-        self.shared.frame.push(&mutations, self.applied, self.now, None);
+        self.shared
+            .frame
+            .push(&mutations, self.applied, self.now, None);
         false
     }
 }

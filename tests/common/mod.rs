@@ -2,7 +2,7 @@
 //! it sends, and tokens made apart from the code under test.
 
 // Each test file uses its part.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
 pub(crate) mod client;
 pub(crate) mod process;
@@ -10,4 +10,4 @@ pub(crate) mod server;
 pub(crate) mod token;
 
 pub(crate) use client::{Client, Response};
-pub(crate) use server::{ADMIN_KEY, Server, START_MS};
+pub(crate) use server::{ADMIN_KEY, START_MS, Server};

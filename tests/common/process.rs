@@ -24,9 +24,8 @@ impl Process {
     /// Starts the binary on a data dir, with small segments so that they rotate often, and waits for
     /// its word that it is ready.
     pub(crate) fn start(data_dir: &Path, arguments: &[&str]) -> Self {
-        Self::try_start(data_dir, arguments).unwrap_or_else(|(status, log)| {
-            panic!("did not start: {status}\n{}", log.join("\n"))
-        })
+        Self::try_start(data_dir, arguments)
+            .unwrap_or_else(|(status, log)| panic!("did not start: {status}\n{}", log.join("\n")))
     }
 
     /// The same, or the exit status and the log of a process that did not get ready.
@@ -62,10 +61,16 @@ impl Process {
             };
             let event: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
             let ready = event["fields"]["message"] == "ready";
-            let address = event["fields"]["address"].as_str().and_then(|a| a.parse().ok());
+            let address = event["fields"]["address"]
+                .as_str()
+                .and_then(|a| a.parse().ok());
             log.push(line);
             if let (true, Some(address)) = (ready, address) {
-                return Ok(Self { child, address, log });
+                return Ok(Self {
+                    child,
+                    address,
+                    log,
+                });
             }
         }
     }
@@ -79,7 +84,13 @@ impl Process {
     /// A signal by name, as `kill -s` takes it.
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args(["-s", name, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 
     /// Waits for the end.
@@ -90,7 +101,8 @@ impl Process {
     /// A token from the admin key.
     pub(crate) fn token(&self) -> String {
         let body = format!(r#"{{"api_key":"{ADMIN_KEY}"}}"#);
-        let answer = Client::new(self.address).request("POST", "/api/auth/token", &[], body.as_bytes());
+        let answer =
+            Client::new(self.address).request("POST", "/api/auth/token", &[], body.as_bytes());
         let answer: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
         answer["token"].as_str().unwrap().to_owned()
     }

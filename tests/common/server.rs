@@ -88,7 +88,12 @@ impl Server {
         let mut config = Self::small(dir.path());
         change(&mut config);
         let clock = Arc::new(ManualClock::new(START_MS));
-        let mut server = Self { clock, config, dir, running: None };
+        let mut server = Self {
+            clock,
+            config,
+            dir,
+            running: None,
+        };
         server.run();
         server
     }
@@ -111,7 +116,11 @@ impl Server {
             })
         });
         let address = address.recv().unwrap();
-        self.running = Some(Running { address, shutdown, thread });
+        self.running = Some(Running {
+            address,
+            shutdown,
+            thread,
+        });
         let begin = Instant::now();
         loop {
             let readiness = self.client().request("GET", "/readyz", &[], b"");
@@ -120,7 +129,10 @@ impl Server {
             }
             assert_eq!(readiness.status, 503, "{readiness:?}");
             let running = self.running.as_ref().unwrap();
-            assert!(!running.thread.is_finished(), "the server ended while it was loading");
+            assert!(
+                !running.thread.is_finished(),
+                "the server ended while it was loading"
+            );
             assert!(begin.elapsed() < START_TIME_MAX, "the store is not loaded");
             // There is nothing to wait for: the server tells only those who ask.
             std::thread::sleep(Duration::from_millis(5));
@@ -143,7 +155,9 @@ impl Server {
     /// A token for [`ADMIN_KEY`].
     pub(crate) fn admin_token(&self) -> String {
         let body = format!("{{\"api_key\":\"{ADMIN_KEY}\"}}");
-        let response = self.client().request("POST", "/api/auth/token", &[], body.as_bytes());
+        let response = self
+            .client()
+            .request("POST", "/api/auth/token", &[], body.as_bytes());
         assert_eq!(response.status, 200, "{response:?}");
         let text = response.text();
         text.split('"').nth(3).unwrap().to_owned()
@@ -168,7 +182,13 @@ impl Server {
 
     /// Stops and starts on the same data dir.
     pub(crate) fn restart(&mut self) {
+        self.restart_after(|_| {});
+    }
+
+    /// As [`Server::restart`], after a change of the settings or of the data dir that they name.
+    pub(crate) fn restart_after(&mut self, change: impl FnOnce(&mut Config)) {
         self.stop();
+        change(&mut self.config);
         self.run();
     }
 }

@@ -7,7 +7,11 @@ const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 
 /// A token with these JSON texts, signed with HMAC-SHA256 whatever the header says.
 pub(crate) fn sign(secret: &[u8], header: &str, claims: &str) -> String {
-    let message = format!("{}.{}", encode(header.as_bytes()), encode(claims.as_bytes()));
+    let message = format!(
+        "{}.{}",
+        encode(header.as_bytes()),
+        encode(claims.as_bytes())
+    );
     let mut mac = Hmac::<Sha256>::new_from_slice(secret).unwrap();
     mac.update(message.as_bytes());
     format!("{message}.{}", encode(&mac.finalize().into_bytes()))
@@ -40,7 +44,9 @@ fn encode(bytes: &[u8]) -> String {
         group[..chunk.len()].copy_from_slice(chunk);
         let group = u32::from_be_bytes([0, group[0], group[1], group[2]]);
         for sextet in 0..=chunk.len() {
-            text.push(char::from(ALPHABET[(group >> (18 - 6 * sextet)) as usize & 63]));
+            text.push(char::from(
+                ALPHABET[(group >> (18 - 6 * sextet)) as usize & 63],
+            ));
         }
     }
     text

@@ -10,9 +10,14 @@ const NOW: u64 = 1_800_000_000;
 fn keyring() -> Keyring {
     let mut keyring = Keyring::default();
     for (id, role) in [("root", Role::Admin), ("app", Role::User)] {
-        keyring
-            .api_keys
-            .insert(id.into(), ApiKey { id: id.into(), role, digest: keyring.digest(id) });
+        keyring.api_keys.insert(
+            id.into(),
+            ApiKey {
+                id: id.into(),
+                role,
+                digest: keyring.digest(id),
+            },
+        );
     }
     keyring
 }
@@ -26,7 +31,9 @@ fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut text = String::new();
     for chunk in bytes.chunks(3) {
-        let group = chunk.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte))
+        let group = chunk
+            .iter()
+            .fold(0u32, |bits, byte| bits << 8 | u32::from(*byte))
             << (8 * (3 - chunk.len()));
         for sextet in 0..=chunk.len() {
             text.push(ALPHABET[(group >> (18 - 6 * sextet)) as usize & 63] as char);
@@ -36,7 +43,11 @@ fn base64(bytes: &[u8]) -> String {
 }
 
 fn sign(secret: &[u8], header: &Value, claims: &str) -> String {
-    let message = format!("{}.{}", base64(header.to_string().as_bytes()), base64(claims.as_bytes()));
+    let message = format!(
+        "{}.{}",
+        base64(header.to_string().as_bytes()),
+        base64(claims.as_bytes())
+    );
     let mut mac = Hmac::<Sha256>::new_from_slice(secret).unwrap();
     mac.update(message.as_bytes());
     format!("{message}.{}", base64(&mac.finalize().into_bytes()))
@@ -68,7 +79,11 @@ fn judge(token: &str) -> Result<Role, Refusal> {
 }
 
 fn hs256(claims: &Value) -> String {
-    sign(SECRET, &json!({"alg": "HS256", "typ": "JWT"}), &claims.to_string())
+    sign(
+        SECRET,
+        &json!({"alg": "HS256", "typ": "JWT"}),
+        &claims.to_string(),
+    )
 }
 
 #[test]
@@ -91,28 +106,53 @@ fn an_issued_token_grants_its_keys_role_until_it_ends() {
 
 #[test]
 fn an_issued_token_says_who_and_until_when_in_numbers() {
-    let token = tokens().issue(&keyring().api_keys["app"], NOW * 1_000).unwrap();
+    let token = tokens()
+        .issue(&keyring().api_keys["app"], NOW * 1_000)
+        .unwrap();
     let expected = json!({"sub": "app", "role": "user", "iat": NOW, "exp": NOW + 3600});
     let payload = token.split('.').nth(1).unwrap();
-    assert_eq!(payload, base64(
-        format!(r#"{{"sub":"app","role":"user","iat":{NOW},"exp":{}}}"#, NOW + 3600).as_bytes()
-    ), "{expected}");
+    assert_eq!(
+        payload,
+        base64(
+            format!(
+                r#"{{"sub":"app","role":"user","iat":{NOW},"exp":{}}}"#,
+                NOW + 3600
+            )
+            .as_bytes()
+        ),
+        "{expected}"
+    );
 }
 
 #[test]
 fn a_token_grants_the_lesser_of_its_role_and_its_keys() {
     assert_eq!(judge(&hs256(&claims())), Ok(Role::Admin));
-    assert_eq!(judge(&hs256(&with(json!({"role": "user"})))), Ok(Role::User));
-    assert_eq!(judge(&hs256(&with(json!({"sub": "app", "role": "admin"})))), Ok(Role::User));
-    assert_eq!(judge(&hs256(&with(json!({"sub": "app", "role": "user"})))), Ok(Role::User));
+    assert_eq!(
+        judge(&hs256(&with(json!({"role": "user"})))),
+        Ok(Role::User)
+    );
+    assert_eq!(
+        judge(&hs256(&with(json!({"sub": "app", "role": "admin"})))),
+        Ok(Role::User)
+    );
+    assert_eq!(
+        judge(&hs256(&with(json!({"sub": "app", "role": "user"})))),
+        Ok(Role::User)
+    );
 }
 
 #[test]
 fn keys_inside_a_token_are_ignored() {
     let header = json!({"alg": "HS256", "kid": "../../etc/passwd", "x5u": "http://evil/", "jku": "x",
         "jwk": {"kty": "oct", "k": base64(b"evil"), "alg": "HS256"}});
-    assert_eq!(judge(&sign(SECRET, &header, &claims().to_string())), Ok(Role::Admin));
-    assert_eq!(judge(&sign(b"evil", &header, &claims().to_string())), Err(Refusal::Invalid));
+    assert_eq!(
+        judge(&sign(SECRET, &header, &claims().to_string())),
+        Ok(Role::Admin)
+    );
+    assert_eq!(
+        judge(&sign(b"evil", &header, &claims().to_string())),
+        Err(Refusal::Invalid)
+    );
 }
 
 #[test]
@@ -142,7 +182,9 @@ fn forged_tokens_grant_nothing() {
         hs256(&without("sub")),
         hs256(&without("role")),
     ];
-    for name in ["none", "None", "NONE", "HS384", "HS512", "RS256", "ES256", "PS256", "EdDSA", "hs256", ""] {
+    for name in [
+        "none", "None", "NONE", "HS384", "HS512", "RS256", "ES256", "PS256", "EdDSA", "hs256", "",
+    ] {
         forged.push(alg(name));
         forged.push(format!("{}.", alg(name).rsplit_once('.').unwrap().0));
     }
@@ -166,7 +208,11 @@ fn forged_tokens_grant_nothing() {
     forged.push(sign(SECRET, &json!({"alg": "HS256"}), &twice));
     for position in 0..good.len() {
         let mut flipped = good.clone().into_bytes();
-        flipped[position] = if flipped[position] == b'A' { b'B' } else { b'A' };
+        flipped[position] = if flipped[position] == b'A' {
+            b'B'
+        } else {
+            b'A'
+        };
         if flipped != good.as_bytes() {
             let flipped = String::from_utf8(flipped).unwrap();
             assert!(judge(&flipped).is_err(), "{flipped}");
@@ -189,9 +235,15 @@ fn times_are_checked_with_a_small_leeway() {
         (json!({"exp": 0}), Err(Refusal::Expired)),
         (json!({"exp": u64::MAX}), Ok(Role::Admin)),
         (json!({"iat": NOW + LEEWAY_SECONDS}), Ok(Role::Admin)),
-        (json!({"iat": NOW + LEEWAY_SECONDS + 1}), Err(Refusal::Early)),
+        (
+            json!({"iat": NOW + LEEWAY_SECONDS + 1}),
+            Err(Refusal::Early),
+        ),
         (json!({"nbf": NOW + LEEWAY_SECONDS}), Ok(Role::Admin)),
-        (json!({"nbf": NOW + LEEWAY_SECONDS + 1}), Err(Refusal::Early)),
+        (
+            json!({"nbf": NOW + LEEWAY_SECONDS + 1}),
+            Err(Refusal::Early),
+        ),
         (json!({"sub": "nobody"}), Err(Refusal::Revoked)),
     ] {
         assert_eq!(judge(&hs256(&with(changes.clone()))), expected, "{changes}");
@@ -202,14 +254,31 @@ fn times_are_checked_with_a_small_leeway() {
 fn the_header_is_bearer_and_a_token() {
     let token = hs256(&claims());
     let judge = |header: Option<&str>| {
-        tokens().authorize(header.map(str::as_bytes), &keyring(), NOW * 1_000).map(|_| ())
+        tokens()
+            .authorize(header.map(str::as_bytes), &keyring(), NOW * 1_000)
+            .map(|_| ())
     };
     assert_eq!(judge(None), Err(Refusal::Missing));
     for scheme in ["Bearer", "bearer", "BEARER"] {
-        assert_eq!(judge(Some(&format!("{scheme} {token}"))), Ok(()), "{scheme}");
-        assert_eq!(judge(Some(&format!("{scheme}  {token}"))), Ok(()), "{scheme}");
+        assert_eq!(
+            judge(Some(&format!("{scheme} {token}"))),
+            Ok(()),
+            "{scheme}"
+        );
+        assert_eq!(
+            judge(Some(&format!("{scheme}  {token}"))),
+            Ok(()),
+            "{scheme}"
+        );
     }
-    for header in ["", "Bearer", "Bearer ", "Basic cm9vdDp4", &token, &format!("Bearer{token}")] {
+    for header in [
+        "",
+        "Bearer",
+        "Bearer ",
+        "Basic cm9vdDp4",
+        &token,
+        &format!("Bearer{token}"),
+    ] {
         assert_eq!(judge(Some(header)), Err(Refusal::Scheme), "{header}");
     }
 }

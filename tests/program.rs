@@ -1,0 +1,159 @@
+//! The binary as a supervisor and an operator meet it: exit codes, the log, the first session.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::process::{Child, Command, Output, Stdio};
+
+use common::process::Process;
+use common::server::DataDir;
+
+/// The binary without any setting of ours in its environment.
+fn ekokv(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ekokv"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("EKOKV_") {
+            command.env_remove(name);
+        }
+    }
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn ended(command: &mut Command) -> (i32, String) {
+    let Output { status, stderr, .. } = command.output().unwrap();
+    (status.code().unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+#[test]
+fn usage_errors_end_with_2_and_bad_settings_with_78_all_named_at_once() {
+    assert_eq!(ended(&mut ekokv(&["--bogus"])).0, 2);
+    assert_eq!(ended(&mut ekokv(&["dance"])).0, 2);
+    let (code, log) = ended(
+        ekokv(&["serve", "--token-ttl", "1m", "--max-key-bytes", "lots"])
+            .env("EKOKV_LISTN", "x")
+            .env("EKOKV_ADMIN_KEY", "a-short-secret"),
+    );
+    assert_eq!(code, 78, "{log}");
+    for part in [
+        "--token-ttl",
+        "--max-key-bytes",
+        "EKOKV_LISTN",
+        "EKOKV_ADMIN_KEY has",
+    ] {
+        assert!(log.contains(part), "{part}: {log}");
+    }
+    assert!(!log.contains("a-short-secret"), "{log}");
+    // Not on a terminal, the log is one JSON object a line.
+    for line in log.lines() {
+        assert!(
+            serde_json::from_str::<serde_json::Value>(line)
+                .unwrap()
+                .is_object()
+        );
+    }
+}
+
+#[test]
+fn a_taken_address_or_data_dir_ends_with_75() {
+    let dir = DataDir::new();
+    let path = dir.path().to_str().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let (code, log) = ended(&mut ekokv(&["--listen", &address, "--data-dir", path]));
+    assert_eq!(code, 75, "{log}");
+    assert!(log.contains(&address), "{log}");
+
+    let _holder = Process::start(dir.path(), &[]);
+    let (code, log) = ended(&mut ekokv(&["--listen", "127.0.0.1:0", "--data-dir", path]));
+    assert_eq!(code, 75, "{log}");
+}
+
+#[test]
+fn a_signal_to_stop_ends_with_0() {
+    let dir = DataDir::new();
+    for signal in ["TERM", "INT"] {
+        let mut process = Process::start(dir.path(), &[]);
+        process.signal(signal);
+        assert_eq!(process.wait().code(), Some(0), "{signal}");
+    }
+}
+
+/// A process that ends with the test.
+struct Guard(Child);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_first_start_shows_an_admin_key_once_with_lines_that_work_when_pasted() {
+    let dir = DataDir::new();
+    let path = dir.path().to_str().unwrap();
+    let arguments = [
+        "--listen",
+        "127.0.0.1:0",
+        "--data-dir",
+        path,
+        "--segment-bytes",
+        "64MiB",
+    ];
+    let mut first = Guard(ekokv(&arguments).stderr(Stdio::piped()).spawn().unwrap());
+    let stderr = BufReader::new(first.0.stderr.take().unwrap());
+    let mut shown = Vec::new();
+    for line in stderr.lines() {
+        let line = line.unwrap();
+        let is_last = line.contains("/api/kv/get/hello");
+        shown.push(line);
+        if is_last {
+            break;
+        }
+    }
+    let key = std::fs::read_to_string(dir.path().join("admin-key")).unwrap();
+    let key = key.trim();
+    assert!(key.chars().count() >= 32, "{key}");
+    assert!(shown.iter().any(|line| line.trim() == key), "{shown:#?}");
+    for line in shown.iter().filter(|line| line.starts_with('{')) {
+        assert!(!line.contains(key), "the log holds the key: {line}");
+    }
+
+    let session: Vec<&str> = shown
+        .iter()
+        .map(String::as_str)
+        .filter(|line| line.starts_with("TOKEN=") || line.starts_with("curl "))
+        .collect();
+    assert_eq!(session.len(), 3, "{shown:#?}");
+    let pasted = Command::new("sh")
+        .arg("-c")
+        .arg(session.join("\n"))
+        .output()
+        .unwrap();
+    let printed = String::from_utf8(pasted.stdout).unwrap();
+    assert_eq!(
+        printed, r#"{"value":"world"}{"value":"world"}"#,
+        "{session:#?}"
+    );
+
+    // By now nobody reads the log any more, which is no reason to fail.
+    let stopped = Command::new("kill")
+        .args(["-s", "TERM", &first.0.id().to_string()])
+        .status();
+    assert!(stopped.unwrap().success());
+    assert_eq!(first.0.wait().unwrap().code(), Some(0));
+
+    // The second start says nothing of it.
+    let mut second = Guard(ekokv(&arguments).stderr(Stdio::piped()).spawn().unwrap());
+    let mut stderr = BufReader::new(second.0.stderr.take().unwrap());
+    let mut said = String::new();
+    while !said.contains("\"ready\"") {
+        assert_ne!(stderr.read_line(&mut said).unwrap(), 0, "{said}");
+    }
+    second.0.kill().unwrap();
+    stderr.read_to_string(&mut said).unwrap();
+    assert!(!said.contains(key) && !said.contains("admin key"), "{said}");
+}
