@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use ekokv::state::{
-    ApiKey, Due, Entry, Form, KeyDigest, Keyring, Lookup, Mutation, Role, Shown, State,
+    ApiKey, Due, Entry, Form, KeyDigest, Keyring, Link, Links, Lookup, Mutation, Role, Shown, State,
 };
 use proptest::prelude::*;
 
@@ -17,6 +17,7 @@ const KEYS: [&str; 5] = [
     "a rather long key, longer than the others",
 ];
 const IDS: [&str; 3] = ["root", "x", "y"];
+const DOCUMENTS: [(&str, &str); 3] = [("users", "1"), ("users", "2"), ("a", "ä/1")];
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -27,6 +28,9 @@ enum Step {
         ttl: Option<u64>,
     },
     Delete(&'static str),
+    /// Links to one of three documents, with as many bytes of metadata.
+    Link(&'static str, usize, usize),
+    Unlink(&'static str, usize),
     Clear,
     Expire(&'static str),
     Forget(&'static str),
@@ -61,6 +65,8 @@ fn step() -> impl Strategy<Value = Step> {
         20 => (key(), prop::collection::vec(any::<u8>(), 1..20), form, ttl)
             .prop_map(|(key, value, form, ttl)| Step::Put { key, value, form, ttl }),
         8 => key().prop_map(Step::Delete),
+        8 => (key(), 0..3_usize, 0..9_usize).prop_map(|(key, at, len)| Step::Link(key, at, len)),
+        4 => (key(), 0..3_usize).prop_map(|(key, at)| Step::Unlink(key, at)),
         1 => Just(Step::Clear),
         4 => key().prop_map(Step::Expire),
         4 => key().prop_map(Step::Forget),
@@ -99,11 +105,16 @@ impl Model {
                 form,
                 deadline,
             } => {
+                let links = match self.cells.get(key) {
+                    Some(Cell::Value(entry)) => entry.links.clone(),
+                    _ => Links::default(),
+                };
                 let entry = Entry {
                     value,
                     form,
                     version: sequence,
                     deadline,
+                    links,
                 };
                 self.cells.insert(key.to_owned(), Cell::Value(entry));
             }
@@ -115,6 +126,26 @@ impl Model {
                 self.cells.clear();
                 self.cleared_at = sequence;
             }
+            Mutation::Link {
+                key,
+                collection,
+                record_id,
+                metadata,
+                created_at,
+            } => {
+                let link = Link {
+                    collection: collection.into(),
+                    record_id: record_id.into(),
+                    metadata,
+                    created_at,
+                };
+                self.relink(key, sequence, collection, record_id, Some(link));
+            }
+            Mutation::Unlink {
+                key,
+                collection,
+                record_id,
+            } => self.relink(key, sequence, collection, record_id, None),
             Mutation::Expire { key } => self.change(key, |cell| match cell {
                 Cell::Value(entry) => entry.deadline.map(|deadline| Cell::Expired {
                     deadline,
@@ -148,6 +179,33 @@ impl Model {
         {
             *cell = next;
         }
+    }
+
+    /// Puts `link` in the place of the one to that document.
+    fn relink(
+        &mut self,
+        key: &str,
+        version: u64,
+        collection: &str,
+        record_id: &str,
+        link: Option<Link>,
+    ) {
+        self.change(key, |cell| match cell {
+            Cell::Value(entry) => {
+                let others = entry.links.as_slice().iter().filter(|other| {
+                    (&*other.collection, &*other.record_id) != (collection, record_id)
+                });
+                let mut links: Vec<Link> = others.cloned().chain(link).collect();
+                links.sort_by_key(|link| (link.collection.clone(), link.record_id.clone()));
+                let links = links.into_iter().collect();
+                Some(Cell::Value(Entry {
+                    links,
+                    version,
+                    ..entry.clone()
+                }))
+            }
+            _ => None,
+        });
     }
 
     fn released(&mut self, sequence: u64) {
@@ -233,6 +291,7 @@ impl Model {
                     value,
                     form,
                     deadline,
+                    links,
                     ..
                 }) => {
                     let (value, form, deadline) = (value.clone(), *form, *deadline);
@@ -242,6 +301,15 @@ impl Model {
                         form,
                         deadline,
                     });
+                    for link in links.as_slice() {
+                        apply(&Mutation::Link {
+                            key,
+                            collection: &link.collection,
+                            record_id: &link.record_id,
+                            metadata: link.metadata.clone(),
+                            created_at: link.created_at,
+                        });
+                    }
                 }
                 Cell::Expired { deadline, .. } => {
                     let (value, deadline) = (Bytes::from_static(b"0"), Some(*deadline));
@@ -342,6 +410,26 @@ impl Pair {
                 });
             }
             Step::Delete(key) => self.apply(&Mutation::Delete { key }),
+            Step::Link(key, document, len) => {
+                let (collection, record_id) = DOCUMENTS[document];
+                let metadata = (len > 0).then(|| Bytes::from(vec![b'1'; len]));
+                let created_at = self.now;
+                self.apply(&Mutation::Link {
+                    key,
+                    collection,
+                    record_id,
+                    metadata,
+                    created_at,
+                });
+            }
+            Step::Unlink(key, document) => {
+                let (collection, record_id) = DOCUMENTS[document];
+                self.apply(&Mutation::Unlink {
+                    key,
+                    collection,
+                    record_id,
+                });
+            }
             Step::Clear => self.apply(&Mutation::Clear),
             Step::Expire(key) => self.apply(&Mutation::Expire { key }),
             Step::Forget(key) => self.apply(&Mutation::Forget { key }),
@@ -526,13 +614,31 @@ fn a_clear_gives_all_memory_back_at_once() {
 }
 
 #[test]
-fn a_new_key_takes_as_much_memory_as_foretold() {
-    for deadline in [None, Some(7)] {
-        let mut pair = Pair::new(0);
-        pair.apply(&put("b/c", deadline));
+fn a_change_takes_as_much_memory_as_foretold() {
+    let mut pair = Pair::new(0);
+    let link = |metadata: Option<&'static [u8]>| Mutation::Link {
+        key: "b/c",
+        collection: "users",
+        record_id: "1",
+        metadata: metadata.map(Bytes::from_static),
+        created_at: 1,
+    };
+    let grows = [
+        put("b/c", Some(7)),
+        put("b/c", None),
+        put("a", Some(7)),
+        link(Some(b"{}")),
+        link(None),
+        put("b/c", Some(9)),
+    ];
+    for mutation in grows {
+        let before = pair.state.memory_bytes();
+        let (comes, goes) = pair.state.growth(&mutation);
+        pair.apply(&mutation);
         assert_eq!(
             pair.state.memory_bytes(),
-            State::entry_bytes(3, 2, deadline.is_some())
+            before + comes - goes,
+            "{mutation:?}"
         );
     }
 }

@@ -13,9 +13,11 @@ use bytes::Bytes;
 use common::START_MS;
 use common::server::DataDir;
 use ekokv::clock::ManualClock;
-use ekokv::state::Form;
+use ekokv::state::find::{Cursor, Filter, Hit, Query};
+use ekokv::state::{Form, Link};
 use ekokv::store::{
-    Answer, Command, Durability, Error, Found, Opened, Options, Put, Reply, Store, Threads, Ttl,
+    Answer, Command, Condition, Durability, Error, Found, Opened, Options, Put, Reply, Store, Tags,
+    Threads, Ttl,
 };
 use proptest::prelude::*;
 
@@ -78,6 +80,15 @@ impl Subject {
     }
 }
 
+/// What a read shows of one key.
+#[derive(Debug, Clone, PartialEq)]
+struct Shown {
+    value: Bytes,
+    form: Form,
+    deadline: Option<u64>,
+    version: u64,
+}
+
 /// What the contract says of one key.
 #[derive(Debug, Clone, PartialEq)]
 struct Modelled {
@@ -85,6 +96,8 @@ struct Modelled {
     form: Form,
     deadline: Option<u64>,
     version: u64,
+    /// By collection and record id: metadata and when it was linked.
+    links: BTreeMap<(String, String), (Option<Bytes>, u64)>,
 }
 
 struct Model {
@@ -96,12 +109,66 @@ struct Model {
 
 #[derive(Debug, PartialEq)]
 enum Seen {
-    Value(Modelled),
+    Value(Shown),
     Expired,
     Missing,
 }
 
+impl Modelled {
+    fn shown(&self) -> Shown {
+        let Self {
+            value,
+            form,
+            deadline,
+            version,
+            ..
+        } = self.clone();
+        Shown {
+            value,
+            form,
+            deadline,
+            version,
+        }
+    }
+}
+
 impl Model {
+    /// Whether a condition holds for a key.
+    fn holds(&self, key: &str, condition: &Condition) -> bool {
+        let version = match self.see(key) {
+            Seen::Value(shown) => Some(shown.version),
+            Seen::Expired | Seen::Missing => None,
+        };
+        match condition {
+            Condition::None => true,
+            Condition::Absent => version.is_none(),
+            Condition::Matches(Tags::Any) => version.is_some(),
+            Condition::Matches(Tags::OneOf(tags)) => version.is_some_and(|v| tags.contains(&v)),
+        }
+    }
+
+    /// Puts a value in the place of another; links stay with a key that was there.
+    fn put(&mut self, key: &str, shown: Shown) {
+        let links = match self.see(key) {
+            Seen::Value(_) => self.keys[key].links.clone(),
+            Seen::Expired | Seen::Missing => BTreeMap::new(),
+        };
+        let Shown {
+            value,
+            form,
+            deadline,
+            version,
+        } = shown;
+        let entry = Modelled {
+            value,
+            form,
+            deadline,
+            version,
+            links,
+        };
+        self.keys.insert(key.to_owned(), entry);
+    }
+
     fn see(&self, key: &str) -> Seen {
         match self.keys.get(key) {
             None => Seen::Missing,
@@ -110,7 +177,7 @@ impl Model {
                     Seen::Missing
                 }
                 Some(deadline) if deadline <= self.now => Seen::Expired,
-                _ => Seen::Value(entry.clone()),
+                _ => Seen::Value(entry.shown()),
             },
         }
     }
@@ -131,8 +198,12 @@ impl Model {
 #[derive(Debug, Clone)]
 enum Step {
     Get(usize),
-    Set(usize, u16, bool, Life),
-    Delete(usize),
+    Set(usize, u16, bool, Life, If),
+    Delete(usize, If),
+    GetUnless(usize),
+    Link(usize, usize, Option<u16>),
+    Unlink(usize, usize),
+    Find(Filter),
     BatchGet(Vec<usize>),
     BatchSet(Vec<(usize, u16, Life)>),
     BatchDelete(Vec<usize>),
@@ -140,6 +211,16 @@ enum Step {
     Forward(u64),
     Back(u64),
     Restart,
+}
+
+/// A condition, put together once the key's version is known.
+#[derive(Debug, Clone, Copy)]
+enum If {
+    Nothing,
+    Current,
+    Old,
+    Any,
+    Absent,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -168,12 +249,51 @@ fn life() -> impl Strategy<Value = Life> {
     ]
 }
 
+fn condition() -> impl Strategy<Value = If> {
+    prop_oneof![
+        6 => Just(If::Nothing),
+        2 => Just(If::Current),
+        1 => Just(If::Old),
+        1 => Just(If::Any),
+        1 => Just(If::Absent),
+    ]
+}
+
+fn filter() -> impl Strategy<Value = Filter> {
+    (
+        prop::option::of(prop::sample::select(vec!["a", "b/", "l", "к"])),
+        prop::option::of(prop::sample::select(vec!["c", "e", "s"])),
+        prop::option::of(prop::sample::select(vec!["^b", "[a-e]", "к.*ч$"])),
+        prop::option::of(0..4u64),
+        0..2u64,
+        any::<bool>(),
+        any::<bool>(),
+    )
+        .prop_map(
+            |(prefix, suffix, pattern, limit, offset, reverse, include_expired)| Filter {
+                prefix: prefix.map(str::to_owned),
+                suffix: suffix.map(str::to_owned),
+                pattern: pattern.map(str::to_owned),
+                limit,
+                offset,
+                reverse,
+                include_expired,
+                ..Filter::default()
+            },
+        )
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let key = || 0..KEYS;
     prop_oneof![
         3 => key().prop_map(Step::Get),
-        8 => (key(), any::<u16>(), any::<bool>(), life()).prop_map(|(k, v, b, l)| Step::Set(k, v, b, l)),
-        3 => key().prop_map(Step::Delete),
+        8 => (key(), any::<u16>(), any::<bool>(), life(), condition())
+            .prop_map(|(k, v, b, l, c)| Step::Set(k, v, b, l, c)),
+        3 => (key(), condition()).prop_map(|(k, c)| Step::Delete(k, c)),
+        1 => key().prop_map(Step::GetUnless),
+        4 => (key(), 0..3usize, any::<Option<u16>>()).prop_map(|(k, d, m)| Step::Link(k, d, m)),
+        2 => (key(), 0..3usize).prop_map(|(k, d)| Step::Unlink(k, d)),
+        3 => filter().prop_map(Step::Find),
         2 => prop::collection::vec(key(), 0..6).prop_map(Step::BatchGet),
         3 => prop::collection::vec((key(), any::<u16>(), life()), 0..6).prop_map(Step::BatchSet),
         2 => prop::collection::vec(key(), 0..6).prop_map(Step::BatchDelete),
@@ -217,20 +337,14 @@ impl Test {
     fn take(&mut self, step: &Step) {
         match step {
             Step::Get(k) => self.get(&key(*k)),
-            Step::Set(k, content, bare, life) => self.set(*k, *content, *bare, *life),
-            Step::Delete(k) => {
-                let live = self.model.live(&key(*k));
-                let reply = self.write(
-                    Command::Delete {
-                        key: key(*k).into(),
-                    },
-                    live,
-                );
-                assert_eq!(reply.answer, Answer::Deleted(live));
-                if live {
-                    self.model.keys.remove(&key(*k));
-                }
+            Step::Set(k, content, bare, life, condition) => {
+                self.set(*k, *content, *bare, *life, *condition);
             }
+            Step::Delete(k, condition) => self.delete(&key(*k), *condition),
+            Step::GetUnless(k) => self.get_unless(&key(*k)),
+            Step::Link(k, document, metadata) => self.link(&key(*k), *document, *metadata),
+            Step::Unlink(k, document) => self.unlink(&key(*k), *document),
+            Step::Find(filter) => self.find(filter),
             Step::BatchGet(keys) => self.batch_get(keys),
             Step::BatchSet(puts) => self.batch_set(puts),
             Step::BatchDelete(keys) => {
@@ -273,13 +387,220 @@ impl Test {
             }
         }
         self.batch_get(&(0..KEYS).collect::<Vec<_>>());
+        for k in 0..KEYS {
+            self.links(&key(k));
+        }
+    }
+
+    fn condition(&self, key: &str, condition: If) -> Condition {
+        let version = self.model.keys.get(key).map_or(1, |entry| entry.version);
+        match condition {
+            If::Nothing => Condition::None,
+            If::Current => Condition::Matches(Tags::OneOf(vec![7_000_000, version])),
+            If::Old => Condition::Matches(Tags::OneOf(vec![version - 1])),
+            If::Any => Condition::Matches(Tags::Any),
+            If::Absent => Condition::Absent,
+        }
+    }
+
+    /// Asserts that a command is refused because of its condition, and changes nothing.
+    fn refused(&mut self, command: Command, key: &str) {
+        let version = match self.model.see(key) {
+            Seen::Value(shown) => Some(shown.version),
+            Seen::Expired | Seen::Missing => None,
+        };
+        let reply = self.write(command, false);
+        assert_eq!(reply.answer, Answer::ConditionFailed { version });
+    }
+
+    fn delete(&mut self, key: &str, condition: If) {
+        let condition = self.condition(key, condition);
+        let holds = self.model.holds(key, &condition);
+        let command = Command::Delete {
+            key: key.into(),
+            condition,
+        };
+        if !holds {
+            return self.refused(command, key);
+        }
+        let live = self.model.live(key);
+        let reply = self.write(command, live);
+        assert_eq!(reply.answer, Answer::Deleted(live));
+        if live {
+            self.model.keys.remove(key);
+        }
+    }
+
+    fn get_unless(&mut self, key: &str) {
+        let version = self.model.keys.get(key).map_or(1, |entry| entry.version);
+        for (tags, hit) in [
+            (Tags::OneOf(vec![version]), true),
+            (Tags::OneOf(vec![version + 1]), false),
+            (Tags::Any, true),
+        ] {
+            let command = Command::Get {
+                key: key.into(),
+                unless: Some(tags),
+            };
+            let answer = self.subject.call(command).unwrap().answer;
+            match self.model.see(key) {
+                Seen::Value(shown) if hit => {
+                    let (version, deadline) = (shown.version, shown.deadline);
+                    assert_eq!(answer, Answer::NotModified { version, deadline });
+                }
+                Seen::Value(_) => assert!(matches!(answer, Answer::Found(_)), "{answer:?}"),
+                Seen::Expired => assert_eq!(answer, Answer::Expired),
+                Seen::Missing => assert_eq!(answer, Answer::Missing),
+            }
+        }
+    }
+
+    fn link(&mut self, key: &str, document: usize, metadata: Option<u16>) {
+        let (collection, record_id) = document_of(document);
+        let metadata = metadata.map(value);
+        let live = self.model.live(key);
+        let command = Command::Link {
+            key: key.into(),
+            collection: collection.as_str().into(),
+            record_id: record_id.as_str().into(),
+            metadata: metadata.clone(),
+        };
+        let reply = self.write(command, live);
+        if !live {
+            assert_eq!(reply.answer, Answer::Missing);
+            return;
+        }
+        assert_eq!(reply.answer, Answer::Linked);
+        let now = self.model.now;
+        let entry = self.model.keys.get_mut(key).unwrap();
+        entry.version = reply.sequence;
+        // Linking again replaces the metadata and is no new link.
+        let link = entry
+            .links
+            .entry((collection, record_id))
+            .or_insert((None, now));
+        link.0 = metadata;
+    }
+
+    fn unlink(&mut self, key: &str, document: usize) {
+        let (collection, record_id) = document_of(document);
+        let command = Command::Unlink {
+            key: key.into(),
+            collection: collection.as_str().into(),
+            record_id: record_id.as_str().into(),
+        };
+        let live = self.model.live(key);
+        let there = live
+            && self.model.keys[key]
+                .links
+                .contains_key(&(collection.clone(), record_id.clone()));
+        let reply = self.write(command, there);
+        let expected = match (live, there) {
+            (false, _) => Answer::Missing,
+            (true, false) => Answer::NotLinked,
+            (true, true) => Answer::Unlinked,
+        };
+        assert_eq!(reply.answer, expected);
+        if there {
+            let entry = self.model.keys.get_mut(key).unwrap();
+            entry.version = reply.sequence;
+            entry.links.remove(&(collection, record_id));
+        }
+    }
+
+    fn links(&mut self, key: &str) {
+        let answer = self
+            .subject
+            .call(Command::Links { key: key.into() })
+            .unwrap()
+            .answer;
+        if !self.model.live(key) {
+            assert_eq!(answer, Answer::Missing);
+            return;
+        }
+        let expected: Vec<Link> = self.model.keys[key]
+            .links
+            .iter()
+            .map(|((collection, record_id), (metadata, created_at))| Link {
+                collection: collection.as_str().into(),
+                record_id: record_id.as_str().into(),
+                metadata: metadata.clone(),
+                created_at: *created_at,
+            })
+            .collect();
+        assert_eq!(answer, Answer::Links(expected));
+    }
+
+    fn find(&mut self, filter: &Filter) {
+        let query = Arc::new(Query::new(filter.clone()).unwrap());
+        let mut cursor = Cursor::default();
+        let mut found = Vec::new();
+        loop {
+            let command = Command::Find {
+                query: Arc::clone(&query),
+                cursor,
+            };
+            let Answer::Slice(slice) = self.subject.call(command).unwrap().answer else {
+                panic!("a find is answered by a slice");
+            };
+            found.extend(slice.records.into_iter().map(|record| {
+                let version = match record.hit {
+                    Hit::Live { value, version } => Some((value.unwrap(), version)),
+                    Hit::Expired => None,
+                };
+                (record.key.into_string(), version, record.deadline)
+            }));
+            match slice.next {
+                Some(next) => cursor = next,
+                None => break,
+            }
+        }
+        let matches = |key: &str| {
+            let starts = |text: &String| key.starts_with(text.as_str());
+            let ends = |text: &String| key.ends_with(text.as_str());
+            let expression = |text: &String| regex::Regex::new(text).unwrap().is_match(key);
+            filter.prefix.as_ref().is_none_or(starts)
+                && filter.suffix.as_ref().is_none_or(ends)
+                && filter.pattern.as_ref().is_none_or(expression)
+        };
+        let mut expected: Vec<_> = self
+            .model
+            .keys
+            .iter()
+            .filter(|(key, _)| matches(key))
+            .filter_map(|(key, entry)| match self.model.see(key) {
+                Seen::Value(shown) => Some((
+                    key.clone(),
+                    Some((shown.value, shown.version)),
+                    shown.deadline,
+                )),
+                Seen::Expired if filter.include_expired => {
+                    Some((key.clone(), None, entry.deadline))
+                }
+                Seen::Expired | Seen::Missing => None,
+            })
+            .collect();
+        if filter.reverse {
+            expected.reverse();
+        }
+        let limit = filter.limit.map_or(usize::MAX, |limit| limit as usize);
+        let expected: Vec<_> = expected
+            .into_iter()
+            .skip(filter.offset as usize)
+            .take(limit)
+            .collect();
+        assert_eq!(found, expected, "{filter:?}");
     }
 
     fn get(&mut self, key: &str) {
-        let reply = self.subject.call(Command::Get { key: key.into() }).unwrap();
+        let command = Command::Get {
+            key: key.into(),
+            unless: None,
+        };
+        let reply = self.subject.call(command).unwrap();
         assert!(reply.sequence >= self.model.sequence, "{reply:?}");
         let seen = match reply.answer {
-            Answer::Found(found) => Seen::Value(modelled(found)),
+            Answer::Found(found) => Seen::Value(shown(found)),
             Answer::Expired => Seen::Expired,
             Answer::Missing => Seen::Missing,
             other => panic!("{other:?}"),
@@ -287,7 +608,7 @@ impl Test {
         assert_eq!(seen, self.model.see(key), "{key} at {}", self.model.now);
     }
 
-    fn set(&mut self, k: usize, content: u16, bare: bool, life: Life) {
+    fn set(&mut self, k: usize, content: u16, bare: bool, life: Life, condition: If) {
         let ttl = life.ttl(ekokv::clock::Clock::now_ms(self.subject.clock.as_ref()));
         let form = if bare { Form::Bare } else { Form::Envelope };
         let put = Put {
@@ -296,27 +617,28 @@ impl Test {
             form,
             ttl,
         };
+        let condition = self.condition(&key(k), condition);
+        let holds = self.model.holds(&key(k), &condition);
+        let command = Command::Set { put, condition };
         if matches!(ttl, Ttl::At(at) if at <= self.model.now) {
-            let error = self.subject.call(Command::Set(put)).unwrap_err();
+            let error = self.subject.call(command).unwrap_err();
             assert!(matches!(error, Error::TtlOutOfRange { .. }), "{error}");
             return;
         }
+        if !holds {
+            return self.refused(command, &key(k));
+        }
         let deadline = self.model.resolve(ttl);
-        let reply = self.write(Command::Set(put), true);
-        assert_eq!(
-            reply.answer,
-            Answer::Stored {
-                version: reply.sequence,
-                deadline
-            }
-        );
-        let entry = Modelled {
+        let reply = self.write(command, true);
+        let version = reply.sequence;
+        assert_eq!(reply.answer, Answer::Stored { version, deadline });
+        let shown = Shown {
             value: value(content),
             form,
             deadline,
-            version: reply.sequence,
+            version,
         };
-        self.model.keys.insert(key(k), entry);
+        self.model.put(&key(k), shown);
     }
 
     fn batch_get(&mut self, keys: &[usize]) {
@@ -327,8 +649,8 @@ impl Test {
         let Answer::FoundMany(found) = reply.answer else {
             panic!("{:?}", reply.answer)
         };
-        let found: Vec<Option<Modelled>> = found.into_iter().map(|f| f.map(modelled)).collect();
-        let expected: Vec<Option<Modelled>> = keys
+        let found: Vec<Option<Shown>> = found.into_iter().map(|f| f.map(shown)).collect();
+        let expected: Vec<Option<Shown>> = keys
             .iter()
             .map(|k| match self.model.see(&key(*k)) {
                 Seen::Value(entry) => Some(entry),
@@ -371,30 +693,50 @@ impl Test {
         for (version, i) in (first..).zip(winners) {
             let put = &puts[i];
             let deadline = self.model.resolve(put.ttl);
-            let entry = Modelled {
+            let shown = Shown {
                 value: put.value.clone(),
                 form: put.form,
                 deadline,
                 version,
             };
-            self.model.keys.insert(put.key.to_string(), entry);
+            self.model.put(&put.key, shown);
         }
     }
 }
 
-fn modelled(found: Found) -> Modelled {
+fn set(put: Put) -> Command {
+    Command::Set {
+        put,
+        condition: Condition::None,
+    }
+}
+
+fn get(key: &str) -> Command {
+    Command::Get {
+        key: key.into(),
+        unless: None,
+    }
+}
+
+fn shown(found: Found) -> Shown {
     let Found {
         value,
         form,
         version,
         deadline,
     } = found;
-    Modelled {
+    Shown {
         value,
         form,
         deadline,
         version,
     }
+}
+
+fn document_of(index: usize) -> (String, String) {
+    [("users", "1"), ("users", "2"), ("orders", "1")]
+        .map(|(collection, id)| (collection.to_owned(), id.to_owned()))[index]
+        .clone()
 }
 
 fn check(durability: Durability, steps: &[Step]) {
@@ -440,19 +782,16 @@ fn what_expired_never_returns_even_if_the_clock_is_back_after_a_restart() {
         form: Form::Bare,
         ttl,
     };
-    subject.call(Command::Set(put("k", ttl))).unwrap();
+    subject.call(set(put("k", ttl))).unwrap();
     subject.clock.advance(3_000);
-    let get = || Command::Get { key: "k".into() };
+    let get = || get("k");
     assert_eq!(subject.call(get()).unwrap().answer, Answer::Expired);
     subject.clock.set(START_MS - 3_600_000);
     assert_eq!(subject.call(get()).unwrap().answer, Answer::Expired);
     subject.restart();
     assert_eq!(subject.call(get()).unwrap().answer, Answer::Expired);
     // Time goes on from where it was, not from what the clock shows.
-    let stored = subject
-        .call(Command::Set(put("other", ttl)))
-        .unwrap()
-        .answer;
+    let stored = subject.call(set(put("other", ttl))).unwrap().answer;
     let Answer::Stored {
         deadline: Some(deadline),
         ..
@@ -473,13 +812,11 @@ fn a_value_past_its_deadline_is_given_back_without_anyone_reading_it() {
         form: Form::Bare,
         ttl,
     };
-    let stored = subject.call(Command::Set(put)).unwrap();
+    let stored = subject.call(set(put)).unwrap();
     subject.clock.advance(2_000);
     // Other commands only; the purge takes a sequence of its own once it has happened, and the next
     // answer shows it.
-    let other = || Command::Get {
-        key: "other".into(),
-    };
+    let other = || get("other");
     let begin = std::time::Instant::now();
     while subject.call(other()).unwrap().sequence == stored.sequence {
         assert!(begin.elapsed() < Duration::from_secs(30), "never purged");
@@ -498,14 +835,14 @@ fn callers_that_do_not_wait_change_nothing() {
             ttl: Ttl::None,
         };
         // Polled once, so that it is sent, and then dropped.
-        let mut call = Box::pin(store.call(Command::Set(put)));
+        let mut call = Box::pin(store.call(set(put)));
         std::future::poll_fn(|context| {
             let _ = call.as_mut().poll(context);
             std::task::Poll::Ready(())
         })
         .await;
         drop(call);
-        let reply = store.call(Command::Get { key: "k".into() }).await.unwrap();
+        let reply = store.call(get("k")).await.unwrap();
         assert!(matches!(reply.answer, Answer::Found(_)), "{reply:?}");
     });
 }

@@ -11,7 +11,7 @@ use super::json::{self, Shape};
 use super::refusal::Refusal;
 use super::{answer, path};
 use crate::state::{Form, ttl};
-use crate::store::{Answer, Command, Put, Reply, Ttl};
+use crate::store::{Answer, Command, Condition, Put, Reply, Ttl};
 
 /// What get and batch/get answer for a key that is not there any more.
 pub(super) const NOTHING: &[u8] = b"{}";
@@ -19,7 +19,7 @@ pub(super) const NOTHING: &[u8] = b"{}";
 /// `GET /api/kv/get/{key}`
 pub(super) async fn get(app: &App, ready: &Ready, key: &str) -> Result<Response, Refusal> {
     let key = path::key(key, app.limits.key_bytes)?;
-    let Reply { sequence, answer } = ready.store.call(Command::Get { key }).await?;
+    let Reply { sequence, answer } = ready.store.call(Command::Get { key, unless: None }).await?;
     match answer {
         Answer::Found(found) => {
             // A bare value leaves as it is stored; only an envelope is a copy that takes memory.
@@ -91,7 +91,13 @@ where
         form,
         ttl: asked.unwrap_or(said),
     };
-    let Reply { sequence, answer } = ready.store.call(Command::Set(put)).await?;
+    let Reply { sequence, answer } = ready
+        .store
+        .call(Command::Set {
+            put,
+            condition: Condition::None,
+        })
+        .await?;
     let Answer::Stored { version, deadline } = answer else {
         return Err(Refusal::Internal);
     };
@@ -104,7 +110,13 @@ where
 /// `DELETE /api/kv/delete/{key}`
 pub(super) async fn delete(app: &App, ready: &Ready, key: &str) -> Result<Response, Refusal> {
     let key = path::key(key, app.limits.key_bytes)?;
-    let Reply { sequence, answer } = ready.store.call(Command::Delete { key }).await?;
+    let Reply { sequence, answer } = ready
+        .store
+        .call(Command::Delete {
+            key,
+            condition: Condition::None,
+        })
+        .await?;
     let text: &[u8] = match answer {
         Answer::Deleted(true) => br#"{"message":"deleted","deleted":true}"#,
         Answer::Deleted(false) => br#"{"message":"deleted","deleted":false}"#,

@@ -5,11 +5,14 @@
 //! - Every tombstone is in the queue of tombstones; records of keys that were set again meanwhile
 //!   stand there in vain until their turn comes.
 //! - The counts and the memory estimate are those of the slots and the queue: each change adds
-//!   what comes and takes off what goes by the same function, so they cannot drift.
+//!   what comes and takes off what goes by the same function, so they cannot drift. Links are
+//!   added where they are made and taken off with the slot that holds them last.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque, btree_map};
+use std::ops::Bound;
 
 use super::entry::{Entry, Key};
+use super::link::Links;
 
 /// What an allocation takes beyond the bytes asked for: eight of the allocator's own, and as many
 /// again, on average, lost to rounding up to sixteen.
@@ -94,14 +97,26 @@ impl Contents {
         self.memory_bytes
     }
 
-    /// Puts `slot` in the place of whatever is under `key`.
-    pub(super) fn put(&mut self, key: &str, slot: Slot) {
+    /// The slots of a range of keys.
+    pub(super) fn range<'a>(
+        &'a self,
+        range: (Bound<&str>, Bound<&str>),
+    ) -> btree_map::Range<'a, Key, Slot> {
+        self.slots.range::<str, _>(range)
+    }
+
+    /// Puts `slot` in the place of whatever is under `key`. A value that takes the place of another
+    /// takes over its links.
+    pub(super) fn put(&mut self, key: &str, mut slot: Slot) {
         let due = slot
             .due_at(self.retention_ms)
             .map(|at| (at, slot.version()));
         self.count(key, &slot);
         let old_due_key = match self.slots.get_mut(key) {
             Some(place) => {
+                if let (Slot::Live(new), Slot::Live(old)) = (&mut slot, &mut *place) {
+                    new.links = std::mem::take(&mut old.links);
+                }
                 let old = std::mem::replace(place, slot);
                 self.uncount(key, &old)
             }
@@ -113,6 +128,22 @@ impl Contents {
         if let Some(due) = due {
             self.due
                 .insert(due, old_due_key.unwrap_or_else(|| key.into()));
+        }
+    }
+
+    /// Changes the links of a live entry, which is a change of the entry: it has a new version.
+    pub(super) fn relink(&mut self, key: &str, version: u64, change: impl FnOnce(&mut Links)) {
+        let Some(Slot::Live(entry)) = self.slots.get_mut(key) else {
+            return;
+        };
+        self.memory_bytes -= entry.links.bytes();
+        change(&mut entry.links);
+        self.memory_bytes += entry.links.bytes();
+        let before = std::mem::replace(&mut entry.version, version);
+        if let Some(deadline) = entry.deadline
+            && let Some(key) = self.due.remove(&(deadline, before))
+        {
+            self.due.insert((deadline, version), key);
         }
     }
 
@@ -167,6 +198,9 @@ impl Contents {
             Slot::Tombstone { .. } => {}
         }
         self.memory_bytes -= slot.bytes(key.len());
+        if let Slot::Live(entry) = slot {
+            self.memory_bytes -= entry.links.bytes();
+        }
         let due_at = slot.due_at(self.retention_ms)?;
         self.due.remove(&(due_at, slot.version()))
     }

@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use super::link::Links;
+
 /// A key: UTF-8, not empty, at most [`KEY_BYTES_MAX`] bytes. Data, never a path.
 pub type Key = Box<str>;
 
@@ -28,4 +30,6 @@ pub struct Entry {
     pub version: u64,
     /// When it expires, in milliseconds since the Unix epoch.
     pub deadline: Option<u64>,
+    /// Its links; they belong to the key and survive an overwrite.
+    pub links: Links,
 }

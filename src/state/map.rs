@@ -1,10 +1,12 @@
 //! The state itself: what is stored under each key, who may ask, and what becomes due when.
 
 use std::fmt;
+use std::ops::Bound;
 
 use super::contents::{Contents, Slot, entry_bytes};
 use super::entry::{Entry, Key};
 use super::keyring::{ApiKey, Keyring};
+use super::link::{Link, Links, link_bytes};
 use super::mutation::Mutation;
 
 /// Everything the store knows.
@@ -119,6 +121,7 @@ impl State {
                     form: *form,
                     version: sequence,
                     deadline: *deadline,
+                    links: Links::default(),
                 };
                 self.contents.put(key, Slot::Live(entry));
             }
@@ -131,6 +134,29 @@ impl State {
                     _contents: contents,
                 });
             }
+            Mutation::Link {
+                key,
+                collection,
+                record_id,
+                metadata,
+                created_at,
+            } => {
+                let link = Link {
+                    collection: (*collection).into(),
+                    record_id: (*record_id).into(),
+                    metadata: metadata.clone(),
+                    created_at: *created_at,
+                };
+                self.contents
+                    .relink(key, sequence, |links| links.insert(link));
+            }
+            Mutation::Unlink {
+                key,
+                collection,
+                record_id,
+            } => self.contents.relink(key, sequence, |links| {
+                links.remove(collection, record_id);
+            }),
             Mutation::Expire { key } => {
                 if let Some(Slot::Live(Entry {
                     deadline: Some(deadline),
@@ -177,20 +203,10 @@ impl State {
     /// What a reader sees under `key` at `now` (milliseconds since the Unix epoch).
     #[must_use]
     pub fn get(&self, key: &str, now: u64) -> Lookup<'_> {
-        let (version, slot) = match self.contents.slot(key) {
-            None => (0, Shown::Missing),
-            Some(Slot::Tombstone { version }) => (*version, Shown::Missing),
-            Some(Slot::Remembered { deadline, version }) => {
-                (*version, self.shown_expired(*deadline, now))
-            }
-            Some(Slot::Live(entry)) => {
-                let slot = match entry.deadline {
-                    Some(deadline) if deadline <= now => self.shown_expired(deadline, now),
-                    _ => Shown::Found(entry),
-                };
-                (entry.version, slot)
-            }
-        };
+        let (version, slot) = self
+            .contents
+            .slot(key)
+            .map_or((0, Shown::Missing), |slot| self.shown(slot, now));
         let gate = match slot {
             Shown::Missing => version.max(self.cleared_at),
             Shown::Found(_) | Shown::Expired { .. } => version,
@@ -248,11 +264,52 @@ impl State {
         self.contents.memory_bytes()
     }
 
-    /// By how much a put makes [`State::memory_bytes`] grow at most: by all of this if the key is
-    /// new, by less if it takes another's place.
+    /// What a mutation adds to [`State::memory_bytes`] at most, and what it takes off at least.
     #[must_use]
-    pub fn entry_bytes(key_len: usize, value_len: usize, has_deadline: bool) -> u64 {
-        entry_bytes(key_len, value_len, has_deadline)
+    pub fn growth(&self, mutation: &Mutation<'_>) -> (u64, u64) {
+        let entry = |key: &str| match self.contents.slot(key) {
+            Some(Slot::Live(entry)) => Some(entry),
+            _ => None,
+        };
+        match mutation {
+            Mutation::Put {
+                key,
+                value,
+                deadline,
+                ..
+            } => {
+                let bytes =
+                    |value_len, has_deadline| entry_bytes(key.len(), value_len, has_deadline);
+                let old =
+                    entry(key).map_or(0, |old| bytes(old.value.len(), old.deadline.is_some()));
+                (bytes(value.len(), deadline.is_some()), old)
+            }
+            Mutation::Link {
+                key,
+                collection,
+                record_id,
+                metadata,
+                ..
+            } => {
+                let bytes = |text: Option<&[u8]>| link_bytes(collection, record_id, text);
+                let old = entry(key).and_then(|entry| entry.links.get(collection, record_id));
+                let old = old.map_or(0, |old| bytes(old.metadata.as_deref()));
+                (bytes(metadata.as_deref()), old)
+            }
+            _ => (0, 0),
+        }
+    }
+
+    /// Whether the deadline of a key has passed at `now`, unnoticed by the log, and the key has
+    /// links.
+    #[must_use]
+    pub fn expired_with_links(&self, key: &str, now: u64) -> bool {
+        match self.contents.slot(key) {
+            Some(Slot::Live(entry)) => {
+                entry.deadline.is_some_and(|at| at <= now) && !entry.links.as_slice().is_empty()
+            }
+            _ => false,
+        }
     }
 
     /// The API keys.
@@ -270,7 +327,50 @@ impl State {
         })
     }
 
-    fn shown_expired(&self, deadline: u64, now: u64) -> Shown<'_> {
+    /// The keys of a range with their versions and what a reader sees under each at `now`
+    /// (milliseconds since the Unix epoch), absences that may be unreleased included; from the last
+    /// to the first if `reverse`.
+    pub(super) fn walk<'a>(
+        &'a self,
+        range: (Bound<&str>, Bound<&str>),
+        reverse: bool,
+        now: u64,
+    ) -> Box<dyn Iterator<Item = (&'a Key, u64, Shown<'a>)> + 'a> {
+        let seen = move |(key, slot): (&'a Key, &'a Slot)| {
+            let (version, shown) = self.shown(slot, now);
+            (key, version, shown)
+        };
+        let slots = self.contents.range(range);
+        if reverse {
+            Box::new(slots.rev().map(seen))
+        } else {
+            Box::new(slots.map(seen))
+        }
+    }
+
+    /// The sequence of the last clear, on which every absence depends; 0 if there was none.
+    pub(super) fn cleared_at(&self) -> u64 {
+        self.cleared_at
+    }
+
+    /// A slot's version and what a reader sees of it.
+    fn shown<'a>(&self, slot: &'a Slot, now: u64) -> (u64, Shown<'a>) {
+        match slot {
+            Slot::Tombstone { version } => (*version, Shown::Missing),
+            Slot::Remembered { deadline, version } => {
+                (*version, self.shown_expired(*deadline, now))
+            }
+            Slot::Live(entry) => {
+                let shown = match entry.deadline {
+                    Some(deadline) if deadline <= now => self.shown_expired(deadline, now),
+                    _ => Shown::Found(entry),
+                };
+                (entry.version, shown)
+            }
+        }
+    }
+
+    fn shown_expired<'a>(&self, deadline: u64, now: u64) -> Shown<'a> {
         if deadline.saturating_add(self.retention_ms) <= now {
             Shown::Missing
         } else {

@@ -5,12 +5,15 @@
 
 mod contents;
 mod entry;
+pub mod find;
 mod keyring;
+mod link;
 mod map;
 mod mutation;
 pub mod ttl;
 
 pub use entry::{Entry, Form, KEY_BYTES_MAX, Key};
 pub use keyring::{ApiKey, KeyDigest, Keyring, Role};
+pub use link::{Link, Links};
 pub use map::{Applied, Due, Freed, Lookup, Shown, State};
 pub use mutation::{DecodeError, Mutation};

@@ -9,7 +9,9 @@
 //! | 1         | put             | flags u8, [deadline u64], key length u16, key, value = rest   |
 //! | 2         | delete          | key = rest                                                    |
 //! | 3         | clear           |                                                               |
-//! | 4, 5      |                 | reserved: link, unlink                                        |
+//! | 4         | link            | created at u64, key, collection, record id (length u16 each), |
+//! |           |                 | metadata = rest, empty if there is none                       |
+//! | 5         | unlink          | key, collection (length u16 each), record id = rest           |
 //! | 6         | expire          | key = rest                                                    |
 //! | 7         | forget          | key = rest                                                    |
 //! | 8         | hashing key     | 32 bytes                                                      |
@@ -29,6 +31,8 @@ use super::keyring::{KeyDigest, Role};
 const KIND_PUT: u8 = 1;
 const KIND_DELETE: u8 = 2;
 const KIND_CLEAR: u8 = 3;
+const KIND_LINK: u8 = 4;
+const KIND_UNLINK: u8 = 5;
 const KIND_EXPIRE: u8 = 6;
 const KIND_FORGET: u8 = 7;
 const KIND_HASHING_KEY: u8 = 8;
@@ -44,6 +48,9 @@ const ROLE_USER: u8 = 2;
 const KIND_BYTES: usize = size_of::<u8>();
 const PUT_HEAD_BYTES: usize = KIND_BYTES + size_of::<u8>() + size_of::<u16>();
 const DEADLINE_BYTES: usize = size_of::<u64>();
+const NAME_HEAD_BYTES: usize = size_of::<u16>();
+const LINK_HEAD_BYTES: usize = KIND_BYTES + size_of::<u64>() + 3 * NAME_HEAD_BYTES;
+const UNLINK_HEAD_BYTES: usize = KIND_BYTES + 2 * NAME_HEAD_BYTES;
 const API_KEY_HEAD_BYTES: usize = KIND_BYTES + size_of::<u8>() + size_of::<KeyDigest>();
 
 /// One change of the state. Keys and ids have 1 to [`KEY_BYTES_MAX`] bytes.
@@ -67,6 +74,28 @@ pub enum Mutation<'a> {
     },
     /// All keys are gone; API keys stay.
     Clear,
+    /// The key has a link to this document, with this metadata, whatever it had before.
+    Link {
+        /// The key.
+        key: &'a str,
+        /// The document's collection.
+        collection: &'a str,
+        /// The document's id.
+        record_id: &'a str,
+        /// JSON text, not empty; `None` is `{}`.
+        metadata: Option<Bytes>,
+        /// When it was first linked, in milliseconds since the Unix epoch.
+        created_at: u64,
+    },
+    /// The key has no link to this document.
+    Unlink {
+        /// The key.
+        key: &'a str,
+        /// The document's collection.
+        collection: &'a str,
+        /// The document's id.
+        record_id: &'a str,
+    },
     /// The key's deadline has passed: its value is gone, the key is remembered.
     Expire {
         /// The key.
@@ -148,6 +177,21 @@ impl<'a> Mutation<'a> {
                 PUT_HEAD_BYTES + deadline_bytes + key.len() + value.len()
             }
             Self::Clear => KIND_BYTES,
+            Self::Link {
+                key,
+                collection,
+                record_id,
+                metadata,
+                ..
+            } => {
+                let names_bytes = key.len() + collection.len() + record_id.len();
+                LINK_HEAD_BYTES + names_bytes + metadata.as_ref().map_or(0, Bytes::len)
+            }
+            Self::Unlink {
+                key,
+                collection,
+                record_id,
+            } => UNLINK_HEAD_BYTES + key.len() + collection.len() + record_id.len(),
             Self::Delete { key: name }
             | Self::Expire { key: name }
             | Self::Forget { key: name }
@@ -189,6 +233,40 @@ impl<'a> Mutation<'a> {
             }
             Self::Delete { key } => encode_named(KIND_DELETE, key, out),
             Self::Clear => out.push(KIND_CLEAR),
+            Self::Link {
+                key,
+                collection,
+                record_id,
+                metadata,
+                created_at,
+            } => {
+                out.push(KIND_LINK);
+                out.extend_from_slice(&created_at.to_le_bytes());
+                for name in [key, collection, record_id] {
+                    out.extend_from_slice(&checked_len(name).to_le_bytes());
+                    out.extend_from_slice(name.as_bytes());
+                }
+                if let Some(metadata) = metadata {
+                    assert!(
+                        !metadata.is_empty(),
+                        "metadata is at least one byte of JSON"
+                    );
+                    out.extend_from_slice(metadata);
+                }
+            }
+            Self::Unlink {
+                key,
+                collection,
+                record_id,
+            } => {
+                checked_len(record_id);
+                out.push(KIND_UNLINK);
+                for name in [key, collection] {
+                    out.extend_from_slice(&checked_len(name).to_le_bytes());
+                    out.extend_from_slice(name.as_bytes());
+                }
+                out.extend_from_slice(record_id.as_bytes());
+            }
             Self::Expire { key } => encode_named(KIND_EXPIRE, key, out),
             Self::Forget { key } => encode_named(KIND_FORGET, key, out),
             Self::HashingKey { hashing_key } => {
@@ -223,6 +301,24 @@ impl<'a> Mutation<'a> {
                 key: reader.rest("key")?,
             },
             KIND_CLEAR => Self::Clear,
+            KIND_LINK => {
+                let created_at = u64::from_le_bytes(reader.take("time")?);
+                Self::Link {
+                    created_at,
+                    key: reader.name("key")?,
+                    collection: reader.name("collection")?,
+                    record_id: reader.name("record id")?,
+                    metadata: match std::mem::take(&mut reader.0) {
+                        [] => None,
+                        text => Some(Bytes::copy_from_slice(text)),
+                    },
+                }
+            }
+            KIND_UNLINK => Self::Unlink {
+                key: reader.name("key")?,
+                collection: reader.name("collection")?,
+                record_id: reader.rest("record id")?,
+            },
             KIND_EXPIRE => Self::Expire {
                 key: reader.rest("key")?,
             },
@@ -277,6 +373,17 @@ fn checked_len(name: &str) -> u16 {
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
+    /// A name behind its length.
+    fn name(&mut self, field: &'static str) -> Result<&'a str, DecodeError> {
+        let bytes = usize::from(u16::from_le_bytes(self.take(field)?));
+        let (text, rest) = self
+            .0
+            .split_at_checked(bytes)
+            .ok_or(DecodeError::Short { field })?;
+        self.0 = rest;
+        name(text, field)
+    }
+
     fn put(mut self) -> Result<Mutation<'a>, DecodeError> {
         let [flags] = self.take("flags")?;
         if flags & !(FLAG_ENVELOPE | FLAG_DEADLINE) != 0 {
@@ -359,7 +466,7 @@ mod tests {
     #[test]
     fn the_bytes_are_these() {
         let digest: KeyDigest = std::array::from_fn(|at| at as u8);
-        let golden: [(Mutation<'_>, Vec<u8>); 12] = [
+        let golden: [(Mutation<'_>, Vec<u8>); 15] = [
             (
                 put("k", b"[1]", Form::Bare, None),
                 b"\x01\x00\x01\x00k[1]".to_vec(),
@@ -378,6 +485,35 @@ mod tests {
             ),
             (Mutation::Delete { key: "a/b" }, b"\x02a/b".to_vec()),
             (Mutation::Clear, b"\x03".to_vec()),
+            (
+                Mutation::Link {
+                    key: "k",
+                    collection: "users",
+                    record_id: "\u{e4}",
+                    metadata: Some(Bytes::from_static(b"{\"a\":1.0}")),
+                    created_at: 0x0102_0304_0506_0708,
+                },
+                b"\x04\x08\x07\x06\x05\x04\x03\x02\x01\x01\x00k\x05\x00users\x02\x00\xc3\xa4{\"a\":1.0}"
+                    .to_vec(),
+            ),
+            (
+                Mutation::Link {
+                    key: "k",
+                    collection: "c",
+                    record_id: "1",
+                    metadata: None,
+                    created_at: 1,
+                },
+                b"\x04\x01\x00\x00\x00\x00\x00\x00\x00\x01\x00k\x01\x00c\x01\x001".to_vec(),
+            ),
+            (
+                Mutation::Unlink {
+                    key: "k",
+                    collection: "users",
+                    record_id: "7",
+                },
+                b"\x05\x01\x00k\x05\x00users7".to_vec(),
+            ),
             (Mutation::Expire { key: "k" }, b"\x06k".to_vec()),
             (Mutation::Forget { key: "k" }, b"\x07k".to_vec()),
             (
@@ -466,7 +602,7 @@ mod tests {
 
     #[test]
     fn unknown_kinds_name_themselves() {
-        for kind in [0, 4, 5].into_iter().chain(11..=u8::MAX) {
+        for kind in [0].into_iter().chain(11..=u8::MAX) {
             let error = Mutation::decode(&[kind, b'k']).unwrap_err();
             assert_eq!(error, DecodeError::UnknownKind { kind });
             let message = error.to_string();

@@ -3,7 +3,10 @@
 use bytes::Bytes;
 
 pub use crate::state::ttl::Ttl;
-use crate::state::{Form, Key};
+use std::sync::Arc;
+
+use crate::state::find::{Cursor, Query, Slice};
+use crate::state::{Form, Key, Link};
 
 /// A request to the owner. Handlers have decoded and checked everything that needs no state.
 #[derive(Debug, Clone)]
@@ -12,13 +15,23 @@ pub enum Command {
     Get {
         /// The key.
         key: Key,
+        /// The caller has these versions and wants no other answer than that nothing changed
+        /// (`If-None-Match`).
+        unless: Option<Tags>,
     },
-    /// Stores a value; an existing one is replaced, its deadline too.
-    Set(Put),
-    /// Removes a key.
+    /// Stores a value; an existing one is replaced, its deadline too, and its links stay.
+    Set {
+        /// What is stored.
+        put: Put,
+        /// What must hold, or nothing happens.
+        condition: Condition,
+    },
+    /// Removes a key and its links.
     Delete {
         /// The key.
         key: Key,
+        /// What must hold, or nothing happens.
+        condition: Condition,
     },
     /// Reads many keys at one point in the order of commands.
     BatchGet {
@@ -37,6 +50,70 @@ pub enum Command {
     },
     /// Removes every key of the key-value store; API keys stay.
     Clear,
+    /// Links a key to a document, which need not exist. Linking again replaces the metadata.
+    Link {
+        /// The key.
+        key: Key,
+        /// The document's collection.
+        collection: Box<str>,
+        /// The document's id.
+        record_id: Box<str>,
+        /// JSON text, exactly as long as its buffer; `None` is `{}`.
+        metadata: Option<Bytes>,
+    },
+    /// Removes one link of a key.
+    Unlink {
+        /// The key.
+        key: Key,
+        /// The document's collection.
+        collection: Box<str>,
+        /// The document's id.
+        record_id: Box<str>,
+    },
+    /// Lists the links of a key.
+    Links {
+        /// The key.
+        key: Key,
+    },
+    /// Looks for keys, one slice of the way at a time, so that others are served in between.
+    Find {
+        /// What is looked for; the same for all slices.
+        query: Arc<Query>,
+        /// Where the slice begins: at first `Cursor::default()`, then what the last slice said.
+        cursor: Cursor,
+    },
+}
+
+/// What must hold for a write; decided by the store.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Condition {
+    /// Nothing.
+    #[default]
+    None,
+    /// The key has one of these versions (`If-Match`).
+    Matches(Tags),
+    /// The key does not exist (`If-None-Match: *`).
+    Absent,
+}
+
+/// A list of versions as `If-Match` and `If-None-Match` give it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tags {
+    /// `*`: any version.
+    Any,
+    /// One of these.
+    OneOf(Vec<u64>),
+}
+
+impl Tags {
+    /// Whether a key with this version is meant.
+    #[must_use]
+    pub fn contain(&self, version: u64) -> bool {
+        match self {
+            Self::Any => true,
+            Self::OneOf(versions) => versions.contains(&version),
+        }
+    }
 }
 
 /// One value to store.
@@ -67,10 +144,23 @@ pub struct Reply {
 pub enum Answer {
     /// `Get`: the key has a value.
     Found(Found),
+    /// `Get`: the key has a value that the caller has already.
+    NotModified {
+        /// The key's version.
+        version: u64,
+        /// Its deadline in milliseconds since the Unix epoch.
+        deadline: Option<u64>,
+    },
     /// `Get`: the key's deadline has passed and it is still remembered.
     Expired,
-    /// `Get`: the key was never set, or deleted, or is no longer remembered.
+    /// `Get`: the key was never set, or deleted, or is no longer remembered. `Link`, `Unlink`,
+    /// `Links`: there is no such key, or it has expired.
     Missing,
+    /// `Set`, `Delete`: the condition does not hold; nothing happened.
+    ConditionFailed {
+        /// The key's version, if it exists.
+        version: Option<u64>,
+    },
     /// `Set`: it is stored.
     Stored {
         /// The key's new version.
@@ -88,6 +178,16 @@ pub enum Answer {
     DeletedMany(Vec<bool>),
     /// `Clear`: the store is empty.
     Cleared,
+    /// `Link`: it is linked.
+    Linked,
+    /// `Unlink`: it was linked and is not any more.
+    Unlinked,
+    /// `Unlink`: the key has no such link.
+    NotLinked,
+    /// `Links`: the key's links, in byte order of collection and record id.
+    Links(Vec<Link>),
+    /// `Find`: a slice.
+    Slice(Slice),
 }
 
 /// A live value.

@@ -98,6 +98,23 @@ fn print_batch(
             }
             Mutation::Delete { key } => writeln!(out, "  {sequence} delete {key:?}")?,
             Mutation::Clear => writeln!(out, "  {sequence} clear")?,
+            Mutation::Link {
+                key,
+                collection,
+                record_id,
+                ..
+            } => writeln!(
+                out,
+                "  {sequence} link {key:?} {collection:?} {record_id:?}"
+            )?,
+            Mutation::Unlink {
+                key,
+                collection,
+                record_id,
+            } => writeln!(
+                out,
+                "  {sequence} unlink {key:?} {collection:?} {record_id:?}"
+            )?,
             Mutation::Expire { key } => writeln!(out, "  {sequence} expire {key:?}")?,
             Mutation::Forget { key } => writeln!(out, "  {sequence} forget {key:?}")?,
             Mutation::HashingKey { .. } => writeln!(out, "  {sequence} hashing key")?,

@@ -17,11 +17,12 @@ mod mailbox;
 mod open;
 mod options;
 mod owner;
+mod plan;
 mod secrets;
 mod shared;
 mod spares;
 
-pub use command::{Answer, Command, Error, Found, Put, Reply, Ttl};
+pub use command::{Answer, Command, Condition, Error, Found, Put, Reply, Tags, Ttl};
 pub use handle::{Store, Threads};
 pub use options::{Durability, Failure, Health, Opened, Options};
 

@@ -1,0 +1,97 @@
+//! Links from a key to documents of other collections.
+//!
+//! A key's links are in byte order of collection and record id, and each document is there once.
+
+use bytes::Bytes;
+
+/// One link as it is listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// The document's collection.
+    pub collection: Box<str>,
+    /// The document's id.
+    pub record_id: Box<str>,
+    /// JSON text; `None` is `{}`.
+    pub metadata: Option<Bytes>,
+    /// When it was first linked, in milliseconds since the Unix epoch.
+    pub created_at: u64,
+}
+
+impl Link {
+    fn document(&self) -> (&str, &str) {
+        (&self.collection, &self.record_id)
+    }
+}
+
+/// The links of one key. Few keys have any, so that an entry holds no more than a pointer for them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Links(Option<Box<Vec<Link>>>);
+
+impl Links {
+    /// All of them.
+    #[must_use]
+    pub fn as_slice(&self) -> &[Link] {
+        self.0.as_ref().map_or(&[], |links| links.as_slice())
+    }
+
+    /// The link to one document.
+    #[must_use]
+    pub fn get(&self, collection: &str, record_id: &str) -> Option<&Link> {
+        let links = self.as_slice();
+        let at = links.binary_search_by(|link| link.document().cmp(&(collection, record_id)));
+        links.get(at.ok()?)
+    }
+
+    /// An estimate of the memory that they take, in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.as_slice()
+            .iter()
+            .map(|link| link_bytes(&link.collection, &link.record_id, link.metadata.as_deref()))
+            .sum()
+    }
+
+    /// Puts a link in the place of the one to the same document, if there is one.
+    pub(super) fn insert(&mut self, link: Link) {
+        let links = self.0.get_or_insert_default();
+        match links.binary_search_by(|other| other.document().cmp(&link.document())) {
+            Ok(at) => {
+                if let Some(place) = links.get_mut(at) {
+                    *place = link;
+                }
+            }
+            Err(at) => links.insert(at, link),
+        }
+    }
+
+    /// Removes the link to one document; whether there was one.
+    pub(super) fn remove(&mut self, collection: &str, record_id: &str) -> bool {
+        let Some(links) = self.0.as_mut() else {
+            return false;
+        };
+        let document = (collection, record_id);
+        let Ok(at) = links.binary_search_by(|link| link.document().cmp(&document)) else {
+            return false;
+        };
+        links.remove(at);
+        if links.is_empty() {
+            self.0 = None;
+        }
+        true
+    }
+}
+
+impl FromIterator<Link> for Links {
+    fn from_iter<I: IntoIterator<Item = Link>>(iter: I) -> Self {
+        let mut links = Self::default();
+        iter.into_iter().for_each(|link| links.insert(link));
+        links
+    }
+}
+
+/// What one link takes, in bytes: its place in a list that doubles when it is full, and up to three
+/// buffers of their own.
+pub(super) fn link_bytes(collection: &str, record_id: &str, metadata: Option<&[u8]>) -> u64 {
+    const ALLOCATIONS_BYTES: usize = 3 * 16;
+    let texts = collection.len() + record_id.len() + metadata.map_or(0, <[u8]>::len);
+    (2 * size_of::<Link>() + ALLOCATIONS_BYTES + texts) as u64
+}
