@@ -165,6 +165,9 @@ fn start(
         max_memory_bytes: options.max_memory_bytes,
     };
     let for_spares = Arc::clone(&shared);
+    // Both threads write into the data dir: it is free once the last of them has ended.
+    let lock = Arc::new(lock);
+    let committer_lock = Arc::clone(&lock);
     let named = |name: &str| thread::Builder::new().name(name.to_owned());
     let cannot = |error: io::Error| Failure::Storage(format!("cannot start a thread: {error}"));
     let threads = Threads {
@@ -173,13 +176,15 @@ fn start(
         committer: named("committer")
             .spawn(move || {
                 let result = committer.run();
-                // The data dir is free once the last byte is written.
-                drop(lock);
+                drop(committer_lock);
                 result
             })
             .map_err(cannot)?,
         spares: named("spares")
-            .spawn(move || spares::run(&for_spares, &wanted))
+            .spawn(move || {
+                spares::run(&for_spares, &wanted);
+                drop(lock);
+            })
             .map_err(cannot)?,
     };
     Ok(Opened {

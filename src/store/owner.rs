@@ -46,6 +46,7 @@ impl Owner {
         let _abort = AbortOnPanic;
         let mut envelopes = Vec::new();
         let mut patience = self.patience(false);
+        let mut unsettled = false;
         loop {
             let open = self.shared.mailbox.take(&mut envelopes, patience);
             self.now = self.now.max(self.clock.now_ms());
@@ -55,8 +56,10 @@ impl Owner {
             }
             let refused = self.purge();
             self.state.released(self.shared.frame.released());
-            if self.applied != before && self.shared.mailbox.is_empty() {
+            unsettled |= self.applied != before;
+            if unsettled && self.shared.mailbox.is_empty() {
                 self.shared.frame.settle();
+                unsettled = false;
             }
             if !open {
                 break;
@@ -191,3 +194,6 @@ impl Owner {
         false
     }
 }
+
+#[cfg(test)]
+mod tests;

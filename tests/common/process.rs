@@ -36,8 +36,6 @@ impl Process {
         let mut child = Command::new(env!("CARGO_BIN_EXE_ekokv"))
             .args(["--listen", "127.0.0.1:0", "--data-dir"])
             .arg(data_dir)
-            .args(["--segment-bytes", "1MiB", "--max-value-bytes", "64KiB"])
-            .args(["--max-body-bytes", "128KiB", "--max-batch-keys", "100"])
             .args(arguments)
             .env("EKOKV_ADMIN_KEY", ADMIN_KEY)
             .stdin(Stdio::null())

@@ -238,6 +238,19 @@ fn judge(
     let (recovered, content) = read_all(image).unwrap_or_else(|e| panic!("{what}: refused: {e}"));
     let Some(recovered) = recovered else {
         assert_eq!(durable, 0, "{what}: nothing is there");
+        // A first start that did not end begins again.
+        let first: Vec<Vec<u8>> = run.content.records[..2]
+            .iter()
+            .map(|r| r.1.clone())
+            .collect();
+        drop(create(image, &run.options, &first));
+        let (recovered, content) = read_all(image).unwrap_or_else(|e| panic!("{what}: {e}"));
+        assert!(recovered.is_some(), "{what}: begun again");
+        assert_eq!(
+            content.records,
+            run.content.records[..2],
+            "{what}: begun again"
+        );
         return (false, Vec::new());
     };
     let kept = content.records.len();

@@ -1,0 +1,327 @@
+//! The owner without its threads: what is answered when, with the committer's part played by hand.
+
+use bytes::Bytes;
+use ekokv_wal::{Draft, Log, Mode, SimDisk};
+use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
+
+use super::*;
+use crate::clock::ManualClock;
+use crate::state::Form;
+use crate::state::find::{Cursor, Filter, Query};
+use crate::store::command::{Command, Condition, Put, Reply, Ttl};
+use crate::store::frame::{OpenFrame, Work};
+use crate::store::mailbox::{MAILBOX_COMMANDS_MAX, Mailbox};
+
+const NOW_MS: u64 = 1_000_000;
+
+type Receiver = oneshot::Receiver<Result<Reply, Error>>;
+
+/// An owner on a log that nobody writes to but the test.
+struct Bench {
+    owner: Owner,
+    log: Log,
+}
+
+impl Bench {
+    fn new(segment_bytes: u64, max_memory_bytes: u64) -> Self {
+        let salt = std::sync::atomic::AtomicU64::new(1);
+        let options = ekokv_wal::Options {
+            segment_bytes,
+            mode: Mode::Always,
+            random: Arc::new(move || {
+                Ok(u128::from(salt.fetch_add(1, Ordering::Relaxed)).to_le_bytes())
+            }),
+        };
+        let disk = Arc::new(SimDisk::new());
+        let first = Draft {
+            count: 0,
+            time: NOW_MS,
+            records: &[],
+        };
+        let log = Log::create(disk, options, |_| Ok(()), first).unwrap();
+        let frame = OpenFrame::new(0, segment_bytes / 4);
+        let state = State::new(1_000);
+        let keyring = state.keyring().clone();
+        let shared = Shared::new(frame, log.shared_room(), log.spares(), keyring, false);
+        let owner = Owner {
+            shared: Arc::new(shared),
+            state,
+            applied: 0,
+            now: NOW_MS,
+            clock: Arc::new(ManualClock::new(NOW_MS)),
+            max_memory_bytes,
+        };
+        Self { owner, log }
+    }
+
+    fn send(&mut self, command: Command) -> Receiver {
+        let (reply_to, receiver) = oneshot::channel();
+        self.owner.carry_out(Envelope { command, reply_to });
+        receiver
+    }
+
+    /// Takes the frame, as the committer does.
+    fn take(&mut self) -> crate::store::frame::Frame {
+        self.owner.shared.frame.settle();
+        match self.owner.shared.frame.next(None) {
+            Work::Commit(frame) => frame,
+            Work::Idle | Work::Stop => panic!("there is nothing to write"),
+        }
+    }
+
+    /// Writes the frame, syncs it and lets the answers go.
+    fn commit(&mut self) {
+        let frame = self.take();
+        let draft = Draft {
+            count: frame.count,
+            time: frame.time,
+            records: &frame.records,
+        };
+        self.log.append(draft).unwrap();
+        self.log.sync().unwrap();
+        self.owner.shared.frame.written();
+        self.owner.shared.frame.release(frame.last_sequence, frame);
+        self.owner
+            .state
+            .released(self.owner.shared.frame.released());
+    }
+}
+
+fn set(key: &str) -> Command {
+    set_value(key, Bytes::from_static(b"1"))
+}
+
+fn set_value(key: &str, value: Bytes) -> Command {
+    let put = Put {
+        key: key.into(),
+        value,
+        form: Form::Bare,
+        ttl: Ttl::None,
+    };
+    Command::Set {
+        put,
+        condition: Condition::None,
+    }
+}
+
+fn get(key: &str) -> Command {
+    Command::Get {
+        key: key.into(),
+        unless: None,
+    }
+}
+
+fn delete(key: &str) -> Command {
+    Command::Delete {
+        key: key.into(),
+        condition: Condition::None,
+    }
+}
+
+fn waits(receiver: &mut Receiver) -> bool {
+    matches!(receiver.try_recv(), Err(TryRecvError::Empty))
+}
+
+fn answer(receiver: &mut Receiver) -> Reply {
+    receiver.try_recv().unwrap().unwrap()
+}
+
+#[test]
+fn no_answer_shows_what_a_crash_could_take_back_and_quiet_keys_do_not_wait() {
+    let mut bench = Bench::new(1 << 20, u64::MAX);
+    bench.send(set("quiet"));
+    bench.send(set("deleted"));
+    bench.commit();
+
+    let mut write = bench.send(set("busy"));
+    let mut read = bench.send(get("busy"));
+    let mut removal = bench.send(delete("deleted"));
+    let mut miss = bench.send(get("deleted"));
+    let mut second_removal = bench.send(delete("deleted"));
+    let both = vec!["quiet".into(), "busy".into()];
+    let mut batch = bench.send(Command::BatchGet { keys: both });
+    let query = Arc::new(
+        Query::new(Filter {
+            prefix: Some("d".into()),
+            ..Filter::default()
+        })
+        .unwrap(),
+    );
+    let mut find = bench.send(Command::Find {
+        query,
+        cursor: Cursor::default(),
+    });
+    for (name, receiver) in [
+        ("write", &mut write),
+        ("read", &mut read),
+        ("removal", &mut removal),
+        ("miss", &mut miss),
+        ("second removal", &mut second_removal),
+        ("batch", &mut batch),
+        ("find", &mut find),
+    ] {
+        assert!(waits(receiver), "{name} did not wait");
+    }
+    // Neither a key that is not being written nor one that never was has anything to wait for, and
+    // what they say is current up to the released sequence only.
+    assert_eq!(answer(&mut bench.send(get("quiet"))).sequence, 2);
+    assert_eq!(
+        answer(&mut bench.send(get("never"))).answer,
+        Answer::Missing
+    );
+
+    bench.commit();
+    assert_eq!(answer(&mut write).sequence, 3);
+    assert!(matches!(answer(&mut read).answer, Answer::Found(_)));
+    assert_eq!(answer(&mut removal).answer, Answer::Deleted(true));
+    assert_eq!(answer(&mut miss).answer, Answer::Missing);
+    assert_eq!(answer(&mut second_removal).answer, Answer::Deleted(false));
+    assert!(matches!(answer(&mut batch).answer, Answer::FoundMany(_)));
+    assert!(matches!(answer(&mut find).answer, Answer::Slice(_)));
+}
+
+#[test]
+fn until_a_clear_is_released_it_gates_every_miss_and_every_find() {
+    let mut bench = Bench::new(1 << 20, u64::MAX);
+    bench.send(set("a"));
+    bench.commit();
+    let mut clear = bench.send(Command::Clear);
+    let mut miss = bench.send(get("a"));
+    let mut never = bench.send(get("never"));
+    let query = Arc::new(Query::new(Filter::default()).unwrap());
+    let mut find = bench.send(Command::Find {
+        query,
+        cursor: Cursor::default(),
+    });
+    let mut again = bench.send(Command::Clear);
+    for receiver in [&mut clear, &mut miss, &mut never, &mut find, &mut again] {
+        assert!(waits(receiver));
+    }
+    bench.commit();
+    assert_eq!(answer(&mut clear).sequence, 2);
+    assert_eq!(
+        answer(&mut again).sequence,
+        2,
+        "it changed nothing and took no sequence"
+    );
+    for receiver in [&mut miss, &mut never] {
+        assert_eq!(answer(receiver).answer, Answer::Missing);
+    }
+    assert!(matches!(answer(&mut find).answer, Answer::Slice(slice) if slice.records.is_empty()));
+}
+
+#[test]
+fn a_read_that_is_queued_while_its_sequence_is_released_is_answered() {
+    let mut bench = Bench::new(1 << 20, u64::MAX);
+    bench.send(set("a"));
+    let frame = bench.take();
+    // Between the read's decision to wait and its place in the queue the committer has finished.
+    let (reply_to, mut receiver) = oneshot::channel();
+    bench.owner.shared.frame.release(frame.last_sequence, frame);
+    bench
+        .owner
+        .shared
+        .frame
+        .answer_after(1, 1, reply_to, Answer::Missing);
+    assert_eq!(answer(&mut receiver).sequence, 1);
+}
+
+#[test]
+fn what_does_not_fit_is_refused_before_it_takes_a_sequence() {
+    let mut bench = Bench::new(64 << 10, u64::MAX);
+    // No spare is ready: the present segment is all there is, and a frame a quarter of it.
+    let value = Bytes::from(vec![b'1'; 10 << 10]);
+    let mut kept = Vec::new();
+    let mut busy = None;
+    for index in 0..20 {
+        let mut receiver = bench.send(set_value(&index.to_string(), value.clone()));
+        match receiver.try_recv() {
+            Err(TryRecvError::Empty) => kept.push(receiver),
+            Ok(Err(error)) => {
+                busy = Some(error);
+                break;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(matches!(busy, Some(Error::Busy { .. })), "{busy:?}");
+    assert_eq!(bench.owner.applied, kept.len() as u64);
+    bench.commit();
+    for (sequence, mut receiver) in (1..).zip(kept) {
+        assert_eq!(answer(&mut receiver).sequence, sequence);
+    }
+
+    // Until the segment is full, and then a spare makes room again.
+    while let Err(TryRecvError::Empty) = bench.send(set_value("k", value.clone())).try_recv() {
+        bench.commit();
+    }
+    bench.log.spares().prepare(&mut || {}).unwrap();
+    let mut receiver = bench.send(set_value("k", value));
+    assert!(waits(&mut receiver));
+    bench.commit();
+    assert!(matches!(
+        answer(&mut receiver).answer,
+        Answer::Stored { .. }
+    ));
+}
+
+#[test]
+fn beyond_its_memory_only_what_grows_the_state_is_refused() {
+    let mut bench = Bench::new(1 << 20, 2_000);
+    let value = |length: usize| Bytes::from(vec![b'1'; length]);
+    bench.send(set_value("a", value(1_000)));
+    let mut refused = bench.send(set_value("b", value(1_000)));
+    let refused = refused.try_recv().unwrap().unwrap_err();
+    assert!(
+        matches!(refused, Error::MemoryFull { limit: 2_000, .. }),
+        "{refused}"
+    );
+    assert_eq!(bench.owner.applied, 1);
+    // What replaces a value by one no larger goes on, and so do deletes.
+    assert!(waits(&mut bench.send(set_value("a", value(1_000)))));
+    assert!(waits(&mut bench.send(delete("a"))));
+}
+
+#[test]
+fn after_the_log_failed_nobody_is_told_of_success() {
+    let mut bench = Bench::new(1 << 20, u64::MAX);
+    bench.send(set("before"));
+    bench.commit();
+    let mut waiting = bench.send(set("a"));
+    let mut gated = bench.send(get("a"));
+    bench.owner.shared.frame.fail();
+    let mut later = bench.send(set("b"));
+    for receiver in [&mut waiting, &mut gated, &mut later] {
+        assert_eq!(receiver.try_recv().unwrap(), Err(Error::OutcomeUnknown));
+    }
+}
+
+#[test]
+fn the_mailbox_is_bounded_and_closes_behind_what_it_holds() {
+    let mailbox = Mailbox::new();
+    let send = || {
+        let (reply_to, receiver) = oneshot::channel();
+        (
+            mailbox.send(Envelope {
+                command: get("a"),
+                reply_to,
+            }),
+            receiver,
+        )
+    };
+    for _ in 0..MAILBOX_COMMANDS_MAX {
+        assert_eq!(send().0, Ok(()));
+    }
+    assert!(matches!(send().0, Err(Error::Busy { .. })));
+    mailbox.close();
+    assert_eq!(send().0, Err(Error::Stopping));
+    let mut taken = Vec::new();
+    assert!(
+        mailbox.take(&mut taken, None),
+        "what was accepted is handed out"
+    );
+    assert_eq!(taken.len(), MAILBOX_COMMANDS_MAX);
+    taken.clear();
+    assert!(!mailbox.take(&mut taken, None));
+}
