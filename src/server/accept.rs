@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -12,7 +13,10 @@ use super::connection;
 use crate::http::App;
 
 /// Open connections; beyond, new ones wait in the kernel's queue.
-const CONNECTIONS_MAX: usize = 10_000;
+const CONNECTIONS_MAX: u64 = 10_000;
+/// File descriptors that connections leave to the log, the runtime and whatever else: a log that
+/// cannot open its next file is a log that fails.
+const DESCRIPTORS_RESERVED: u64 = 64;
 
 /// After a failed accept: out of file descriptors, the next one would fail at once as well.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -25,7 +29,7 @@ pub(super) async fn accept(
     finish: CancellationToken,
     cut: CancellationToken,
 ) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let room = Arc::new(Semaphore::new(connections_max()));
     // The semaphore is never closed.
     while let Ok(permit) = Arc::clone(&room).acquire_owned().await {
         let (stream, peer) = match listener.accept().await {
@@ -46,4 +50,32 @@ pub(super) async fn accept(
             drop(permit);
         });
     }
+}
+
+/// As many connections as the limit on file descriptors allows, which is raised as far as it may be.
+fn connections_max() -> usize {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = CONNECTIONS_MAX + DESCRIPTORS_RESERVED;
+    let mut descriptors = current.unwrap_or(wanted);
+    let possible = maximum.unwrap_or(wanted).min(wanted);
+    if descriptors < possible {
+        let raised = Rlimit {
+            current: Some(possible),
+            maximum,
+        };
+        if setrlimit(Resource::Nofile, raised).is_ok() {
+            descriptors = possible;
+        }
+    }
+    let connections = descriptors
+        .saturating_sub(DESCRIPTORS_RESERVED)
+        .clamp(1, CONNECTIONS_MAX);
+    if connections < CONNECTIONS_MAX {
+        tracing::warn!(
+            descriptors,
+            connections,
+            "the limit on open files (ulimit -n) allows fewer connections than ekokv would"
+        );
+    }
+    usize::try_from(connections).unwrap_or(usize::MAX)
 }

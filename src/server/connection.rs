@@ -9,10 +9,10 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
+use hyper::{Request, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpStream;
@@ -44,8 +44,12 @@ pub(super) async fn serve(
 ) {
     let activity = Arc::new(Activity::default());
     let filtered = TowerToHyperService::new(warp::service(http::filter(app, peer)));
-    let service = service_fn(|request: Request<Incoming>| {
+    let service = service_fn(|mut request: Request<Incoming>| {
         activity.start();
+        if request.uri().path_and_query().is_none() {
+            // `GET host:port` has no path, which warp does not expect. There is nothing at none.
+            *request.uri_mut() = Uri::from_static("/");
+        }
         let answering = filtered.call(request);
         let activity = &activity;
         async move {
@@ -58,6 +62,8 @@ pub(super) async fn serve(
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(None)
+        // A client that has said all it has to say still waits for the answer.
+        .half_close(true)
         .serve_connection(io, service);
     let mut connection = pin!(connection);
     let mut ticks = interval(TICK);

@@ -114,8 +114,11 @@ pub(super) fn open(options: Options) -> Result<Opened, Failure> {
         }
     };
     if let Some(key) = &options.admin_key {
-        replace_admin_key(&mut log, &mut state, disk.as_ref(), key, now)
-            .map_err(|error| failure(dir, error))?;
+        replace_admin_key(&mut log, &mut state, key, now).map_err(|error| failure(dir, error))?;
+        // After the change is durable. If the file holds the same key it is as good as before.
+        if secrets::kept_admin_key(disk.as_ref())?.is_some_and(|kept| kept != *key) {
+            remove_admin_key(disk.as_ref()).map_err(|error| failure(dir, error))?;
+        }
     }
 
     let opened = start(options, log, state, unrepaired, now, lock)?;
@@ -239,13 +242,7 @@ fn report(recovered: &ekokv_wal::Recovered, state: &State) {
 }
 
 /// Makes `key` the bootstrap admin key, durably, unless it is it already. The old one is void.
-fn replace_admin_key(
-    log: &mut Log,
-    state: &mut State,
-    disk: &dyn Disk,
-    key: &str,
-    now: u64,
-) -> Result<(), Error> {
+fn replace_admin_key(log: &mut Log, state: &mut State, key: &str, now: u64) -> Result<(), Error> {
     let keyring = state.keyring().clone();
     let known = keyring
         .authenticate(key)
@@ -282,8 +279,7 @@ fn replace_admin_key(
         }
         tracing::info!("EKOKV_ADMIN_KEY replaces the bootstrap admin key");
     }
-    // After the change is durable: the key that the file holds is void.
-    remove_admin_key(disk)
+    Ok(())
 }
 
 fn remove_admin_key(disk: &dyn Disk) -> Result<(), Error> {

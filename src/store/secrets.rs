@@ -56,6 +56,12 @@ pub(super) fn jwt_secret(disk: &dyn Disk) -> Result<Vec<u8>, Failure> {
     }
 }
 
+/// The key in the file `admin-key`, if there is one.
+pub(super) fn kept_admin_key(disk: &dyn Disk) -> Result<Option<String>, Failure> {
+    let kept = read(disk, ADMIN_KEY)?;
+    Ok(kept.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()))
+}
+
 /// A small file's content, `None` if there is none.
 fn read(disk: &dyn Disk, path: &str) -> Result<Option<Vec<u8>>, Failure> {
     let failed = |error: io::Error| Failure::Storage(format!("cannot read {path}: {error}"));

@@ -12,6 +12,18 @@ use super::{ADMIN_KEY, Client};
 /// How long a start or an end may take before the test fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Segments of 1 MiB, and bodies that fit them.
+const SMALL: [&str; 8] = [
+    "--segment-bytes",
+    "1MiB",
+    "--max-value-bytes",
+    "64KiB",
+    "--max-body-bytes",
+    "128KiB",
+    "--max-batch-keys",
+    "100",
+];
+
 /// A running `ekokv`.
 pub(crate) struct Process {
     child: Child,
@@ -24,8 +36,32 @@ impl Process {
     /// Starts the binary on a data dir, with small segments so that they rotate often, and waits for
     /// its word that it is ready.
     pub(crate) fn start(data_dir: &Path, arguments: &[&str]) -> Self {
-        Self::try_start(data_dir, arguments)
-            .unwrap_or_else(|(status, log)| panic!("did not start: {status}\n{}", log.join("\n")))
+        Self::start_as_is(data_dir, &[&SMALL, arguments].concat())
+    }
+
+    /// The same behind a command of the shell, such as one that sets a limit.
+    pub(crate) fn start_limited(data_dir: &Path, limit: &str) -> Self {
+        let mut command = Command::new("bash");
+        let script = format!("{limit} && exec \"$@\"");
+        command.args(["-c", &script, "bash", env!("CARGO_BIN_EXE_ekokv")]);
+        ready(Self::run(command, data_dir, &SMALL))
+    }
+
+    /// The same with nothing but the arguments given.
+    pub(crate) fn start_as_is(data_dir: &Path, arguments: &[&str]) -> Self {
+        ready(Self::try_start(data_dir, arguments))
+    }
+
+    /// Resident memory in bytes.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).unwrap();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS:"))
+            .unwrap();
+        let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        kib * 1024
     }
 
     /// The same, or the exit status and the log of a process that did not get ready.
@@ -33,7 +69,19 @@ impl Process {
         data_dir: &Path,
         arguments: &[&str],
     ) -> Result<Self, (ExitStatus, Vec<String>)> {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ekokv"))
+        Self::run(
+            Command::new(env!("CARGO_BIN_EXE_ekokv")),
+            data_dir,
+            arguments,
+        )
+    }
+
+    fn run(
+        mut command: Command,
+        data_dir: &Path,
+        arguments: &[&str],
+    ) -> Result<Self, (ExitStatus, Vec<String>)> {
+        let mut child = command
             .args(["--listen", "127.0.0.1:0", "--data-dir"])
             .arg(data_dir)
             .args(arguments)
@@ -104,6 +152,10 @@ impl Process {
         let answer: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
         answer["token"].as_str().unwrap().to_owned()
     }
+}
+
+fn ready(started: Result<Process, (ExitStatus, Vec<String>)>) -> Process {
+    started.unwrap_or_else(|(status, log)| panic!("did not start: {status}\n{}", log.join("\n")))
 }
 
 impl Drop for Process {

@@ -1,9 +1,11 @@
 //! The real disk: a directory of the file system.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::FallocateFlags;
 
@@ -13,6 +15,9 @@ use super::{Disk, File, Lock};
 #[derive(Debug)]
 pub struct RealDisk {
     root: PathBuf,
+    /// Directories that were synced once, kept open: with no descriptor left a sync would fail, and
+    /// a failed sync ends the log.
+    dirs: Mutex<BTreeMap<String, fs::File>>,
 }
 
 impl RealDisk {
@@ -25,7 +30,10 @@ impl RealDisk {
         if !fs::metadata(&root)?.is_dir() {
             return Err(io::ErrorKind::NotADirectory.into());
         }
-        Ok(Self { root })
+        Ok(Self {
+            root,
+            dirs: Mutex::default(),
+        })
     }
 
     /// A disk whose root is made if it is missing, durably: the parent directory is synced.
@@ -117,7 +125,16 @@ impl Disk for RealDisk {
     }
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
-        fs::File::open(self.path(dir))?.sync_all()
+        let mut dirs = self.dirs.lock().unwrap_or_else(PoisonError::into_inner);
+        match dirs.get(dir) {
+            Some(open) => open.sync_all(),
+            None => {
+                let open = fs::File::open(self.path(dir))?;
+                open.sync_all()?;
+                dirs.insert(dir.to_owned(), open);
+                Ok(())
+            }
+        }
     }
 
     fn lock(&self, path: &str) -> io::Result<Lock> {
