@@ -49,7 +49,7 @@ impl Committer {
                 }
                 Durability::Os => None,
                 Durability::Always | Durability::Interval(_) => {
-                    self.log.unsealed().then_some(QUIET)
+                    self.log.can_seal().then_some(QUIET)
                 }
             };
             match self.shared.frame.next(patience) {
@@ -58,7 +58,7 @@ impl Committer {
                     self.log.sync()?;
                     synced_at = Instant::now();
                 }
-                Work::Idle => self.seal()?,
+                Work::Idle => self.log.seal(self.time)?,
                 Work::Commit(frame) => {
                     self.commit(frame)?;
                     if let Durability::Interval(interval) = self.durability
@@ -89,16 +89,6 @@ impl Committer {
         if self.log.segment().number != segment {
             // A full channel says the same already.
             let _ = self.spare_wanted.try_send(());
-        }
-        Ok(())
-    }
-
-    fn seal(&mut self) -> Result<(), Error> {
-        let before = self.log.position();
-        self.log.seal(self.time)?;
-        if self.log.position() == before {
-            // No room: the rotation, which seals, is near. Until then, do not try again.
-            tracing::debug!("no room for a seal; the segment is nearly full");
         }
         Ok(())
     }

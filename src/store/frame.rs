@@ -45,7 +45,7 @@ struct Waiter {
 
 /// What the committer is to do next.
 pub(super) enum Work {
-    /// Write this frame. The flag: the store stops behind it.
+    /// Write this frame.
     Commit(Frame),
     /// Nothing came for a while.
     Idle,

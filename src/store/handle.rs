@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
@@ -25,6 +26,14 @@ impl Store {
     /// See [`Failure`].
     pub fn open(options: Options) -> Result<Opened, Failure> {
         super::open::open(options)
+    }
+
+    /// Opens the store that lies on `disk`, simulated or real; `options.data_dir` is for messages.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub fn open_on(options: Options, disk: Arc<dyn ekokv_wal::Disk>) -> Result<Opened, Failure> {
+        super::open::open_on(options, disk)
     }
 
     /// Sends a command to the owner and waits for the reply. A caller that stops waiting changes
@@ -78,6 +87,7 @@ impl Threads {
     /// # Errors
     /// The failure that ended the store, if one did.
     pub fn stop(self) -> Result<(), Failure> {
+        self.shared.stopping.store(true, Ordering::Relaxed);
         self.shared.mailbox.close();
         let panicked = |_| Failure::Storage("a thread of the store ended early".to_owned());
         self.owner.join().map_err(panicked)?;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use ekokv_wal::{Batch, Flags, Found, RealDisk};
 
-use super::open::failure;
+use super::open::{OTHER_FILES, failure};
 use super::options::Failure;
 use crate::state::ttl::format_rfc3339;
 use crate::state::{Form, Mutation};
@@ -20,7 +20,7 @@ pub fn print(dir: &Path, out: &mut dyn Write) -> Result<(), Failure> {
     let disk = RealDisk::open(dir)
         .map_err(|error| Failure::Storage(format!("cannot open {}: {error}", dir.display())))?;
     let mut broken_out = None;
-    let found = ekokv_wal::read(&disk, &[], &mut |path, offset, batch| {
+    let found = ekokv_wal::read(&disk, OTHER_FILES, &mut |path, offset, batch| {
         print_batch(out, path, offset, batch).map_err(|error| match error {
             PrintError::Out(error) => broken_out.insert(error.to_string()).clone(),
             PrintError::Record(reason) => reason,

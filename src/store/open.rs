@@ -31,18 +31,25 @@ const CHANGE_OVERHEAD_BYTES: u64 = 32;
 const BOOTSTRAP_PREFIX: &str = "bootstrap-";
 
 /// Files besides the log that make a directory a store.
-const OTHER_FILES: &[&str] = &[JWT_SECRET, ADMIN_KEY];
+pub(super) const OTHER_FILES: &[&str] = &[JWT_SECRET, ADMIN_KEY];
 
 pub(super) fn open(options: Options) -> Result<Opened, Failure> {
-    let segment_bytes = segment_bytes(&options)?;
     let dir = options.data_dir.as_path();
+    // Before anything is made: settings that cannot work leave no trace.
+    segment_bytes(&options)?;
     let real = RealDisk::create_root(dir).map_err(|error| {
         Failure::Storage(format!(
             "cannot use the data dir {}: {error}",
             dir.display()
         ))
     })?;
-    let disk: Arc<dyn Disk> = Arc::new(real);
+    open_on(options, Arc::new(real))
+}
+
+/// Opens the store that lies on `disk`; the data dir's path is for messages.
+pub(super) fn open_on(options: Options, disk: Arc<dyn Disk>) -> Result<Opened, Failure> {
+    let segment_bytes = segment_bytes(&options)?;
+    let dir = options.data_dir.as_path();
     let lock = disk.lock("lock").map_err(|error| locked(dir, &error))?;
 
     let retention_ms = u64::try_from(options.expired_retention.as_millis()).unwrap_or(u64::MAX);
@@ -59,7 +66,7 @@ pub(super) fn open(options: Options) -> Result<Opened, Failure> {
     let mut unrepaired = false;
     let (mut log, jwt_secret) = match found {
         Found::Log(recovered) => {
-            unrepaired = !recovered.repairs.is_empty();
+            unrepaired = recovered.lasting_repairs() > 0;
             report(&recovered, &state);
             let jwt_secret = secrets::jwt_secret(disk.as_ref())?;
             let time = now.max(recovered.time);
@@ -113,6 +120,7 @@ pub(super) fn open(options: Options) -> Result<Opened, Failure> {
             (log, jwt_secret)
         }
     };
+    secrets::remove_unfinished(disk.as_ref());
     if let Some(key) = &options.admin_key {
         replace_admin_key(&mut log, &mut state, key, now).map_err(|error| failure(dir, error))?;
         // After the change is durable. If the file holds the same key it is as good as before.
@@ -218,7 +226,7 @@ fn report(recovered: &ekokv_wal::Recovered, state: &State) {
             offset = repair.offset,
             batch = repair.batch,
             cells = repair.cells,
-            "damage on disk was repaired in memory; the file stays as it is"
+            "rebuilt from parity or a second copy; the file stays as it is"
         );
     }
     if let Some(torn) = &recovered.torn {

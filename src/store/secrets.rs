@@ -62,6 +62,14 @@ pub(super) fn kept_admin_key(disk: &dyn Disk) -> Result<Option<String>, Failure>
     Ok(kept.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()))
 }
 
+/// Removes what a crash left of publishing one of the secrets.
+pub(super) fn remove_unfinished(disk: &dyn Disk) {
+    for secret in [JWT_SECRET, ADMIN_KEY] {
+        // Mostly there is none, and if it cannot be removed it is in nobody's way.
+        let _ = disk.remove(&format!("{secret}.tmp"));
+    }
+}
+
 /// A small file's content, `None` if there is none.
 fn read(disk: &dyn Disk, path: &str) -> Result<Option<Vec<u8>>, Failure> {
     let failed = |error: io::Error| Failure::Storage(format!("cannot read {path}: {error}"));

@@ -23,6 +23,8 @@ pub(super) struct Shared {
     pub(super) unrepaired: bool,
     /// The spare could not be made when it was last tried.
     pub(super) spare_failed: AtomicBool,
+    /// The store ends: nobody needs another spare.
+    pub(super) stopping: AtomicBool,
     failure: watch::Sender<Option<Failure>>,
 }
 
@@ -42,6 +44,7 @@ impl Shared {
             keyring: RwLock::new(Arc::new(keyring)),
             unrepaired,
             spare_failed: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
             failure: watch::Sender::new(None),
         }
     }

@@ -16,7 +16,7 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(super) fn run(shared: &Arc<Shared>, wanted: &Receiver<()>) {
     let _abort = AbortOnPanic;
     loop {
-        let failed = match shared.spares.prepare(&mut || std::thread::sleep(PACE)) {
+        let failed = match shared.spares.prepare(&mut || pace(shared)) {
             Ok(()) => false,
             Err(error) => {
                 tracing::warn!(%error, "the next log segment cannot be prepared; it is tried again");
@@ -33,4 +33,10 @@ pub(super) fn run(shared: &Arc<Shared>, wanted: &Receiver<()>) {
             return;
         }
     }
+}
+
+/// Leaves the disk to others for a while; whether to go on after that.
+fn pace(shared: &Shared) -> bool {
+    std::thread::sleep(PACE);
+    !shared.stopping.load(Ordering::Relaxed)
 }

@@ -119,7 +119,9 @@ pub(crate) fn classify(cell: &[u8], seed: Seed, position: u64) -> Class {
     }
     // A tear leaves the end as it was: zero. So a cell whose magic is (nearly) absent was not
     // written to its end; one with its magic and a wrong CRC was, and has changed since.
-    if magic.count_ones() <= UNWRITTEN_MAGIC_BITS_MAX {
+    // The tear may also lie within the magic: its first bytes, then zeros.
+    let torn_magic = (1..4).any(|bytes| magic == MAGIC & ((1 << (8 * bytes)) - 1));
+    if torn_magic || magic.count_ones() <= UNWRITTEN_MAGIC_BITS_MAX {
         return Class::Unwritten;
     }
     Class::Damaged
@@ -213,7 +215,7 @@ mod tests {
             flipped[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(classify(&flipped, seed, 77), Class::Unwritten, "bit {bit}");
         }
-        for written_bytes in 0..MAGIC_AT {
+        for written_bytes in 0..CELL_BYTES {
             let mut torn = written();
             torn[written_bytes..].fill(0);
             assert_eq!(

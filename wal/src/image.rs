@@ -21,8 +21,8 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// Reads `length` bytes from the start of `file`; the caller has compared `length` with the
-    /// file's own, so what is allocated is never more than what is on the disk.
+    /// Reads `length` bytes from the start of `file`; the caller has made sure that `length` is what
+    /// header and file agree on, so no damaged or sparse file decides how much is allocated.
     pub(crate) fn load(file: &dyn File, path: &str, length: u64) -> Result<Self, Error> {
         let length = usize::try_from(length).map_err(|_| Error::Io {
             operation: "read",

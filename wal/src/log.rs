@@ -106,9 +106,12 @@ impl Log {
         };
         // Before anything else, so that a crash from here on is known for what it is.
         publish(disk.as_ref(), current::NAME, &creating.encode())?;
+        // What an earlier first start left. Nothing else there is ours.
         for name in disk.list(DIR).map_err(Error::io("list", DIR))? {
-            let path = format!("{DIR}/{name}");
-            disk.remove(&path).map_err(Error::io("remove", &path))?;
+            if number_of_name(&name).is_some() {
+                let path = format!("{DIR}/{name}");
+                disk.remove(&path).map_err(Error::io("remove", &path))?;
+            }
         }
         secrets(disk.as_ref())?;
         disk.create_dir(DIR).map_err(Error::io("create", DIR))?;
@@ -146,6 +149,8 @@ impl Log {
         if recovered.mode != Mode::Always && !recovered.stopped {
             // Versions may have been shown that the disk never saw: none of them is given twice.
             let next = recovered.position.sequence.saturating_add(1);
+            // Of skips one behind the other the last says all.
+            copies.pop_if(|last| last.skip);
             copies.push(Copy {
                 first_sequence: next.saturating_add(SKIP_SEQUENCES),
                 count: 0,
@@ -201,7 +206,7 @@ impl Log {
         let length = options
             .segment_bytes
             .max(FIRST_BATCH_AT + copies + 3 * SEAL_BYTES);
-        let spare = spares.make(length, &mut || {})?;
+        let spare = spares.make_now(length)?;
 
         let path = segment_path(begin.number);
         let salt = (options.random)().map_err(Error::io("get random bytes for", &path))?;
@@ -307,7 +312,8 @@ impl Log {
     /// first if it does not fit.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] and nothing has happened; any other error latches: whether the batch will
+    /// [`Error::TooLarge`] and nothing has happened: by [`segment_bytes_needed`] the caller can tell
+    /// beforehand. Any other error latches: whether the batch will
     /// be there is unknown, and nothing is written any more.
     pub fn append(&mut self, draft: Draft<'_>) -> Result<Position, Error> {
         self.check_latch()?;
@@ -337,17 +343,27 @@ impl Log {
         self.latching(Self::sync_file)
     }
 
-    /// Writes and syncs a seal behind batches that are all synced, if there is one to prove and room
-    /// for it besides the one that ends the segment.
+    /// Syncs all batches and writes and syncs a seal behind them, if [`Log::can_seal`].
     ///
     /// # Errors
     /// As [`Log::append`].
     pub fn seal(&mut self, time: u64) -> Result<(), Error> {
         self.check_latch()?;
-        if !self.unsealed || self.room() < SEAL_BYTES {
+        if !self.can_seal() {
             return Ok(());
         }
         self.latching(|log| log.write_seal(time, Flags::default()))
+    }
+
+    /// Whether there are batches to seal, and room for it. The room that is kept for the last seal
+    /// of a segment serves as well: nothing can come behind it.
+    #[must_use]
+    pub fn can_seal(&self) -> bool {
+        self.unsealed && self.has_seal_room()
+    }
+
+    fn has_seal_room(&self) -> bool {
+        self.offset.saturating_add(SEAL_BYTES) <= self.header.length
     }
 
     /// Ends the log in order: syncs, and seals with the mark that nothing comes behind.
@@ -358,7 +374,13 @@ impl Log {
         self.check_latch()?;
         self.latching(|log| {
             log.sync_file()?;
-            log.write_seal(time, Flags::STOP)
+            // In a segment that is full to the last block the mark is missing, and after a run that
+            // answered before it synced the sequences then skip ahead. That is all.
+            if log.has_seal_room() {
+                log.write_seal(time, Flags::STOP)
+            } else {
+                Ok(())
+            }
         })
     }
 

@@ -15,7 +15,11 @@ use crate::header::{
     BadHeader, DIR, FIRST_BATCH_AT, Mode, Predecessor, SegmentHeader, number_of_name, segment_path,
 };
 use crate::image::Image;
+use crate::log::SEGMENT_BYTES_MAX;
 use crate::scan::{Repair, Segment, Torn, bad_header};
+
+/// Directory of the snapshots; a file in it makes a directory a store.
+const SNAPSHOTS: &str = "snapshots";
 
 /// What a data dir holds.
 #[derive(Debug)]
@@ -71,6 +75,23 @@ pub(crate) struct Copy {
     pub(crate) time: u64,
     pub(crate) skip: bool,
     pub(crate) records: Vec<u8>,
+}
+
+impl Recovered {
+    /// Those of the repairs whose damage is still on disk behind the next start: not in `CURRENT`,
+    /// which is written anew, and not in what is repeated or removed.
+    #[must_use]
+    pub fn lasting_repairs(&self) -> usize {
+        let Some(kept) = self.predecessor else {
+            return 0;
+        };
+        let lasts = |repair: &&Repair| {
+            let mut numbers = self.chain.iter().filter(|number| **number <= kept.number);
+            repair.batch <= kept.position.batch
+                && numbers.any(|number| segment_path(*number) == repair.file)
+        };
+        self.repairs.iter().filter(lasts).count()
+    }
 }
 
 impl Copy {
@@ -132,7 +153,12 @@ pub fn read(
         .collect();
     let Some(bytes) = read_file(disk, current::NAME, CURRENT_BYTES as u64)? else {
         let names = list("")?;
-        let orphan = numbers.first().map(|n| segment_path(*n)).or_else(|| {
+        let snapshot = list(SNAPSHOTS)?
+            .into_iter()
+            .find(|name| name.ends_with(".snap"));
+        let snapshot = snapshot.map(|name| format!("{SNAPSHOTS}/{name}"));
+        let segment = numbers.first().map(|n| segment_path(*n));
+        let orphan = segment.or(snapshot).or_else(|| {
             names
                 .iter()
                 .find(|name| others.contains(&name.as_str()))
@@ -161,6 +187,9 @@ pub fn read(
     // A rotation, or a start, that CURRENT does not name yet.
     for number in numbers.iter().filter(|n| **n > current.segment) {
         let segment = load(disk, *number, current.store_id, None, &mut Vec::new())?;
+        if let Some(error) = segment.first_unreadable() {
+            return Err(error);
+        }
         if !segment.is_superfluous() {
             let reason = "CURRENT names an older segment, yet this one holds batches of its own";
             return Err(segment.damaged(FIRST_BATCH_AT, segment.header.before(), reason));
@@ -221,7 +250,14 @@ pub fn read(
     )?;
     tail.prove(end.proven);
 
-    let again: Vec<Copy> = tail.pending.into_iter().filter_map(|p| p.copy).collect();
+    let mut again: Vec<Copy> = Vec::new();
+    for copy in tail.pending.into_iter().filter_map(|p| p.copy) {
+        // Of skips one behind the other the last says all: restarts do not pile them up.
+        if copy.skip {
+            again.pop_if(|last| last.skip);
+        }
+        again.push(copy);
+    }
     let mut position = tail
         .anchor
         .map_or(Position::default(), |anchor| anchor.position);
@@ -306,7 +342,8 @@ fn load(
     };
     let file = disk.open(&path).map_err(unreadable)?;
     let length = file.length().map_err(unreadable)?;
-    let image = Image::load(file.as_ref(), &path, upto.unwrap_or(length).min(length))?;
+    // The head first: a length is believed, and memory taken, only if both agree on it.
+    let image = Image::load(file.as_ref(), &path, length.min(FIRST_BATCH_AT))?;
     let (header, one_copy) = SegmentHeader::decode(image.head(BLOCK_BYTES)).map_err(|bad| {
         match image.first_unreadable(0..2) {
             Some((_, kind)) if bad == BadHeader::Lost => unreadable(kind.into()),
@@ -323,6 +360,10 @@ fn load(
         ))
     } else if header.store_id != store_id {
         Some("it belongs to another store".to_owned())
+    } else if length > SEGMENT_BYTES_MAX {
+        Some(format!(
+            "it is {length} bytes long, and {SEGMENT_BYTES_MAX} are the most"
+        ))
     } else if header.length != length {
         Some(format!(
             "it is {length} bytes long and its header says {}",
@@ -335,7 +376,10 @@ fn load(
     };
     match wrong {
         Some(reason) => Err(refuse_file(&path, reason)),
-        None => Ok(Segment::new(path, header, image)),
+        None => {
+            let image = Image::load(file.as_ref(), &path, upto.unwrap_or(length).min(length))?;
+            Ok(Segment::new(path, header, image))
+        }
     }
 }
 

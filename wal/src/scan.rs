@@ -224,6 +224,11 @@ impl Segment {
         })
     }
 
+    /// The first place that the disk would not hand over.
+    pub(crate) fn first_unreadable(&self) -> Option<Error> {
+        self.unreadable(0..self.image.cells())
+    }
+
     fn note_repair(&self, offset: u64, whole: &Whole, repairs: &mut Vec<Repair>) {
         if whole.repaired_cells > 0 {
             repairs.push(Repair {

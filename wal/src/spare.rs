@@ -4,7 +4,7 @@
 //! are written already (after fallocate alone they are not, and each sync pays for that). At most one
 //! spare is there, and while it is being turned into a segment no other one is begun.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::current::{self, CURRENT_BYTES};
 use crate::disk::{Disk, File, write_full};
@@ -29,6 +29,8 @@ pub struct Spares {
     disk: Arc<dyn Disk>,
     segment_bytes: u64,
     slot: Mutex<Slot>,
+    /// A spare was made, or could not be.
+    made: Condvar,
 }
 
 struct Slot {
@@ -39,8 +41,10 @@ struct Slot {
 
 enum State {
     Empty,
+    /// It is being filled: its name is taken.
+    Making,
     Ready(Spare),
-    /// The log renames the spare just now: its name is not free yet.
+    /// The log renames it just now: its name is not free yet.
     Taken,
 }
 
@@ -54,6 +58,7 @@ impl Spares {
             disk,
             segment_bytes,
             slot: Mutex::new(slot),
+            made: Condvar::new(),
         }
     }
 
@@ -66,66 +71,96 @@ impl Spares {
     /// Whether a spare is ready, or is being turned into the present segment just now.
     #[must_use]
     pub fn ready(&self) -> bool {
-        !matches!(self.slot().state, State::Empty)
+        matches!(self.slot().state, State::Ready(_) | State::Taken)
     }
 
     /// Makes a spare if there is none, and gives the ends of finished segments back. `pace` is
-    /// called between pieces of 4 MiB, so that the caller can leave the disk to others.
+    /// called between pieces of 4 MiB, so that the caller can leave the disk to others; it says
+    /// whether to go on.
     ///
     /// # Errors
     /// The call that failed; what was made so far is removed. Nothing but the spare is touched, so
     /// it can be tried again.
-    pub fn prepare(&self, pace: &mut dyn FnMut()) -> Result<(), Error> {
-        for (number, offset, length) in std::mem::take(&mut self.slot().finished) {
-            // Only space is at stake: the segment is removed some day anyway.
-            let path = segment_path(number);
-            let punched = self
-                .disk
-                .open_write(&path)
-                .and_then(|mut f| f.punch(offset, length));
-            punched.map_err(Error::io("give back the end of", &path))?;
-        }
-        if !matches!(self.slot().state, State::Empty) {
-            return Ok(());
-        }
+    pub fn prepare(&self, pace: &mut dyn FnMut() -> bool) -> Result<(), Error> {
+        let finished = {
+            let mut slot = self.slot();
+            if matches!(slot.state, State::Empty) {
+                slot.state = State::Making;
+            } else {
+                return Ok(());
+            }
+            std::mem::take(&mut slot.finished)
+        };
         let made = self.make(self.segment_bytes, pace);
-        match made {
-            Ok(spare) => {
+        let result = match made {
+            Ok(Some(spare)) => {
                 self.slot().state = State::Ready(spare);
                 Ok(())
             }
-            Err(error) => {
-                // A second failure adds nothing: `.tmp` files are removed at the next start.
+            unmade => {
+                // A failure here adds nothing: `.tmp` files are removed at the next start.
                 let _ = self.disk.remove(SPARE_PATH);
                 let _ = self.disk.remove(current::TMP_NAME);
-                Err(error)
+                self.slot().state = State::Empty;
+                unmade.map(drop)
             }
+        };
+        self.made.notify_all();
+        for (number, offset, length) in finished {
+            // Only space is at stake: the segment is removed some day anyway.
+            let path = segment_path(number);
+            let file = self.disk.open_write(&path);
+            file.and_then(|mut file| file.punch(offset, length))
+                .map_err(Error::io("give back the end of", &path))?;
         }
+        result
     }
 
-    /// Makes a spare of a given length, synced.
-    pub(crate) fn make(&self, length: u64, pace: &mut dyn FnMut()) -> Result<Spare, Error> {
+    /// Makes a spare of a given length, synced; `None` if `pace` said not to go on.
+    pub(crate) fn make(
+        &self,
+        length: u64,
+        pace: &mut dyn FnMut() -> bool,
+    ) -> Result<Option<Spare>, Error> {
         let mut file = self
             .disk
             .create(SPARE_PATH)
             .map_err(Error::io("create", SPARE_PATH))?;
-        fill(file.as_mut(), length, pace).map_err(Error::io("fill", SPARE_PATH))?;
+        let filled = fill(file.as_mut(), length, pace).map_err(Error::io("fill", SPARE_PATH))?;
+        if !filled {
+            return Ok(None);
+        }
         let name = current::TMP_NAME;
         let mut current = self.disk.create(name).map_err(Error::io("create", name))?;
-        fill(current.as_mut(), CURRENT_BYTES as u64, pace).map_err(Error::io("fill", name))?;
-        Ok(Spare {
+        fill(current.as_mut(), CURRENT_BYTES as u64, &mut || true)
+            .map_err(Error::io("fill", name))?;
+        Ok(Some(Spare {
             file,
             current,
             length,
-        })
+        }))
     }
 
-    /// Takes the spare; [`Spares::taken`] must follow. Makes one on the spot if none is ready.
+    /// Takes the spare; [`Spares::taken`] must follow. Waits for one that is being made, and makes
+    /// one on the spot if there is none.
     pub(crate) fn take(&self) -> Result<Spare, Error> {
-        match std::mem::replace(&mut self.slot().state, State::Taken) {
+        let making = |slot: &mut Slot| matches!(slot.state, State::Making);
+        let mut slot = self
+            .made
+            .wait_while(self.slot(), making)
+            .unwrap_or_else(PoisonError::into_inner);
+        let state = std::mem::replace(&mut slot.state, State::Taken);
+        drop(slot);
+        match state {
             State::Ready(spare) => Ok(spare),
-            State::Empty | State::Taken => self.make(self.segment_bytes, &mut || {}),
+            State::Empty | State::Making | State::Taken => self.make_now(self.segment_bytes),
         }
+    }
+
+    /// Makes a spare of a given length without leaving the disk to anybody.
+    pub(crate) fn make_now(&self, length: u64) -> Result<Spare, Error> {
+        let interrupted = || Error::io("fill", SPARE_PATH)(std::io::ErrorKind::Interrupted.into());
+        self.make(length, &mut || true)?.ok_or_else(interrupted)
     }
 
     /// The spare that was taken is a segment now, or given up: another one may be made.
@@ -152,7 +187,8 @@ impl Spares {
     }
 }
 
-fn fill(file: &mut dyn File, length: u64, pace: &mut dyn FnMut()) -> std::io::Result<()> {
+/// Whether it was filled to the end.
+fn fill(file: &mut dyn File, length: u64, pace: &mut dyn FnMut() -> bool) -> std::io::Result<bool> {
     let zeros = vec![
         0;
         usize::try_from(length)
@@ -168,9 +204,11 @@ fn fill(file: &mut dyn File, length: u64, pace: &mut dyn FnMut()) -> std::io::Re
         offset += piece as u64;
         // Piece by piece, so that the log's own syncs never queue behind a whole segment of zeros.
         file.sync()?;
-        pace();
+        if !pace() {
+            return Ok(false);
+        }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Directory of the spare.

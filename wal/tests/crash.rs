@@ -107,7 +107,7 @@ impl Run {
     fn commit(&mut self, tag: u64, count: usize, bytes: usize) {
         self.write(tag, count, bytes);
         self.sync();
-        self.log().spares().prepare(&mut || {}).unwrap();
+        self.log().spares().prepare(&mut || true).unwrap();
     }
 
     /// The process dies and another one opens what the page cache shows.

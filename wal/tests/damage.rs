@@ -59,7 +59,7 @@ impl Subject {
         ] {
             append(&mut log, &payloads(tag, count, bytes));
             log.sync().unwrap();
-            log.spares().prepare(&mut || {}).unwrap();
+            log.spares().prepare(&mut || true).unwrap();
         }
         append(&mut log, &payloads(9, 4, 500));
         log.sync().unwrap();

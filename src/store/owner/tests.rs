@@ -256,7 +256,7 @@ fn what_does_not_fit_is_refused_before_it_takes_a_sequence() {
     while let Err(TryRecvError::Empty) = bench.send(set_value("k", value.clone())).try_recv() {
         bench.commit();
     }
-    bench.log.spares().prepare(&mut || {}).unwrap();
+    bench.log.spares().prepare(&mut || true).unwrap();
     let mut receiver = bench.send(set_value("k", value));
     assert!(waits(&mut receiver));
     bench.commit();

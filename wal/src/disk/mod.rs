@@ -25,7 +25,7 @@ pub trait Disk: Send + Sync + 'static {
     /// # Errors
     /// What the system says.
     fn create_dir(&self, path: &str) -> io::Result<()>;
-    /// Opens a new file for writing and reading; an existing one is emptied first.
+    /// Opens a new file for writing and reading; an existing one loses its name first.
     ///
     /// # Errors
     /// What the system says.

@@ -42,7 +42,7 @@ impl RealDisk {
     /// What the system says.
     pub fn create_root(root: &Path) -> io::Result<Self> {
         if !root.exists() {
-            // From the outermost missing directory inwards, each one's name made durable.
+            // From the outermost missing directory inwards.
             let missing: Vec<&Path> = root
                 .ancestors()
                 .take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists())
@@ -54,11 +54,16 @@ impl RealDisk {
                     }
                     _ => {}
                 }
-                let parent = dir.parent().filter(|p| !p.as_os_str().is_empty());
-                fs::File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
+                sync_parent(dir)?;
             }
         }
-        Self::open(root)
+        let disk = Self::open(root)?;
+        // Whoever made it, and whenever: a name that is not durable takes all that is below it along.
+        // A parent that may not be opened is not ours to sync.
+        match sync_parent(&disk.root) {
+            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => Err(error),
+            _ => Ok(disk),
+        }
     }
 
     fn path(&self, path: &str) -> PathBuf {
@@ -70,6 +75,12 @@ impl RealDisk {
     }
 }
 
+fn sync_parent(dir: &Path) -> io::Result<()> {
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let parent = fs::File::open(parent.unwrap_or(Path::new(".")))?;
+    Ok(rustix::fs::fsync(&parent)?)
+}
+
 impl Disk for RealDisk {
     fn create_dir(&self, path: &str) -> io::Result<()> {
         match DirBuilder::new().mode(0o700).create(self.path(path)) {
@@ -79,13 +90,13 @@ impl Disk for RealDisk {
     }
 
     fn create(&self, path: &str) -> io::Result<Box<dyn File>> {
+        // A new file, never the old one emptied: whoever still has that one open must not share it.
+        match fs::remove_file(self.path(path)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         let mut options = OpenOptions::new();
-        options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600);
+        options.read(true).write(true).create_new(true).mode(0o600);
         Ok(Box::new(RealFile(options.open(self.path(path))?)))
     }
 
@@ -127,10 +138,10 @@ impl Disk for RealDisk {
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
         let mut dirs = self.dirs.lock().unwrap_or_else(PoisonError::into_inner);
         match dirs.get(dir) {
-            Some(open) => open.sync_all(),
+            Some(open) => Ok(rustix::fs::fsync(open)?),
             None => {
                 let open = fs::File::open(self.path(dir))?;
-                open.sync_all()?;
+                rustix::fs::fsync(&open)?;
                 dirs.insert(dir.to_owned(), open);
                 Ok(())
             }
@@ -176,8 +187,9 @@ impl File for RealFile {
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        // fdatasync: also makes a new length durable, not the times.
-        self.0.sync_data()
+        // Also makes a new length durable, not the times. Not by way of the standard library, which
+        // repeats an interrupted call: what an interrupted sync has done is as unknown as a failed one's.
+        Ok(rustix::fs::fdatasync(&self.0)?)
     }
 
     fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<usize> {
