@@ -185,7 +185,7 @@ fn choices(pending: usize, draw: &mut Draw) -> Vec<Vec<usize>> {
         choices.truncate(1);
         return choices;
     }
-    if pending <= 6 {
+    if pending <= 8 {
         choices.clear();
         for subset in 0..1u32 << pending {
             choices.push(
@@ -299,6 +299,41 @@ fn judge(
     (dropped, image.take_recorded())
 }
 
+/// The process dies here, another one recovers from what the page cache shows, and the power goes
+/// after each of its calls.
+fn kill_then_cut(
+    state: &SimDisk,
+    run: &Promise,
+    durable: usize,
+    sent: usize,
+    draw: &mut Draw,
+    prefix: usize,
+) -> u64 {
+    let killed = state.kill();
+    let (Some(recovered), _) = read_all(&killed).unwrap() else {
+        return 0;
+    };
+    let _ = killed.take_recorded();
+    let disk = Arc::new(killed.clone());
+    drop(Log::start(disk, *recovered, run.options.clone(), 7_000).unwrap());
+    let cut = state.kill();
+    let mut images = 0;
+    for (step, op) in killed.take_recorded().iter().enumerate() {
+        cut.play(op);
+        let mut ways = choices(cut.pending_cells(), draw);
+        ways.truncate(4);
+        for names in [0, usize::MAX] {
+            for way in &ways {
+                let image = cut.power_cut(|cell, length| way[cell].min(length), names);
+                let what = format!("killed at call {prefix}, cut at call {step} of the recovery");
+                judge(&image, run, durable, sent, &what);
+                images += 1;
+            }
+        }
+    }
+    images
+}
+
 fn enumerate(mode: Mode, seed: u64) -> Counts {
     let Run {
         promise: run,
@@ -334,6 +369,7 @@ fn enumerate(mode: Mode, seed: u64) -> Counts {
             .map(|m| m.sent)
             .max()
             .unwrap_or(0);
+        counts.recovery_crashes += kill_then_cut(state, &run, durable, sent, &mut draw, prefix);
         for keep_names in 0..=state.pending_names() {
             for (number, choice) in choices(state.pending_cells(), &mut draw).iter().enumerate() {
                 let image = state.power_cut(|cell, length| choice[cell].min(length), keep_names);
@@ -346,7 +382,7 @@ fn enumerate(mode: Mode, seed: u64) -> Counts {
                 counts.recoveries += 2;
                 counts.dropped_batches += u64::from(dropped);
                 // Cut the recovery, too, for some.
-                if draw.below(40) == 0 {
+                if draw.below(20) == 0 {
                     for (step, op) in recovery.iter().enumerate() {
                         base.play(op);
                         for names in 0..=base.pending_names() {

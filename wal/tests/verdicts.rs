@@ -416,3 +416,209 @@ fn idle_restarts_leave_one_segment_behind_the_last_that_holds_data() {
         .0;
     assert_eq!(header.predecessor.unwrap().number, 1);
 }
+
+#[test]
+fn row_6_a_durable_mark_proves_what_no_flag_does() {
+    let (disk, mut log) = log_of(Mode::Os, 1);
+    // Batch 2 is synced; 3 says after-sync; 4 says only that 2 was durable when it was written.
+    append(&mut log, &payloads(100, 1, 60));
+    append(&mut log, &payloads(101, 1, 60));
+    drop(log);
+    let (offsets, _) = offsets(&disk, 1);
+    assert_eq!(offsets.len(), 4);
+    change(&disk, 1, |bytes| bytes[offsets[1]..offsets[3]].fill(0));
+    assert_eq!(refused(&disk).batch, Some(2));
+    // Without 2 and 3 proven, 4 alone is a torn tail.
+    change(&disk, 1, |bytes| {
+        bytes[offsets[3]..offsets[3] + BLOCK_BYTES].fill(0)
+    });
+    assert_eq!(read_all(&disk).unwrap().1.records.len(), 2);
+}
+
+#[test]
+fn a_segment_of_another_store_or_another_time_is_refused() {
+    let (disk, log) = log_of(Mode::Always, 2);
+    log.stop(3_000).unwrap();
+    drop(restart(&disk, Mode::Always));
+    // The same numbers, lengths and content, from a store of its own.
+    let foreign = SimDisk::new();
+    let other = ekokv_wal::Options {
+        random: Arc::new(|| Ok([0x5A; 16])),
+        ..options(SEGMENT_BYTES, Mode::Always)
+    };
+    let mut log = create(&foreign, &other, &payloads(1, 2, 40));
+    for tag in 0..2 {
+        append(&mut log, &payloads(10 + tag, 1, 60));
+        log.sync().unwrap();
+    }
+    log.stop(3_000).unwrap();
+    let image = disk.kill();
+    image.set_content(&segment_path(1), foreign.content(&segment_path(1)).unwrap());
+    assert!(
+        refused(&image).reason.contains("another store"),
+        "{}",
+        refused(&image)
+    );
+    // Its header made to name this store: it is still not the segment that the newest one names.
+    let mut forged = foreign.content(&segment_path(1)).unwrap();
+    let store_id = disk.content(&segment_path(1)).unwrap()[16..32].to_vec();
+    for copy in [0, CELL_BYTES] {
+        forged[copy + 16..copy + 32].copy_from_slice(&store_id);
+    }
+    rewrite_checksums(&mut forged, 2, b"ekokv segment header", &[0x5A; 16]);
+    image.set_content(&segment_path(1), forged);
+    assert!(
+        refused(&image).reason.contains("names"),
+        "{}",
+        refused(&image)
+    );
+}
+
+#[test]
+fn a_length_is_believed_only_below_the_cap_and_if_both_agree() {
+    let (disk, log) = log_of(Mode::Always, 1);
+    drop(log);
+    change(&disk, 1, |bytes| bytes.push(0));
+    assert!(refused(&disk).reason.contains("bytes long"));
+    // A length within a batch that does not fit into its segment is not allocated.
+    let (disk, log) = log_of(Mode::Always, 1);
+    drop(log);
+    let (offsets, _) = offsets(&disk, 1);
+    change(&disk, 1, |bytes| {
+        let (header, _, _) = scan_segment(bytes, |_, _| {}).unwrap();
+        bytes[offsets[1] + 20..offsets[1] + 24].fill(0xFF);
+        rewrite_checksums(bytes, 2, b"ekokv segment header", &header.salt);
+    });
+    assert!(
+        refused(&disk).reason.contains("does not fit"),
+        "{}",
+        refused(&disk)
+    );
+}
+
+#[test]
+fn an_interrupted_write_goes_on_and_an_interrupted_sync_latches() {
+    let (disk, mut log) = log_of(Mode::Always, 1);
+    let mut interrupted = false;
+    disk.inject(move |call, _, _| {
+        let first = call == "write" && !std::mem::replace(&mut interrupted, true);
+        first.then_some(std::io::ErrorKind::Interrupted)
+    });
+    append(&mut log, &payloads(110, 1, 60));
+    log.sync().unwrap();
+    let whole = read_all(&disk.power_cut(|_, _| 0, 0)).unwrap().1;
+    assert_eq!(whole.records.len(), 4);
+    append(&mut log, &payloads(111, 1, 60));
+    disk.inject(|call, _, _| (call == "sync").then_some(std::io::ErrorKind::Interrupted));
+    assert!(log.sync().is_err());
+    disk.inject(|_, _, _| None);
+    assert!(matches!(log.sync(), Err(Error::Latched)));
+}
+
+#[test]
+fn what_is_published_is_there_after_a_power_cut_whole() {
+    let disk = SimDisk::new();
+    ekokv_wal::publish(&disk, "secret", b"first").unwrap();
+    ekokv_wal::publish(&disk, "secret", b"second").unwrap();
+    let cut = disk.power_cut(|_, _| 0, 0);
+    assert_eq!(cut.content("secret").unwrap(), b"second");
+    assert_eq!(cut.paths(), ["secret"]);
+}
+
+#[test]
+fn idle_crashes_do_not_pile_up_and_leave_room_for_the_largest_batch() {
+    let disk = SimDisk::new();
+    let largest = payloads(120, 1, 40_000);
+    let needed = ekokv_wal::segment_bytes_needed(common::records_of(&largest).len() as u64);
+    assert!(needed <= SEGMENT_BYTES);
+    drop(create(
+        &disk,
+        &options(SEGMENT_BYTES, Mode::Os),
+        &payloads(1, 2, 40),
+    ));
+    for _ in 0..40 {
+        let log = restart(&disk, Mode::Os);
+        assert_eq!(log.segment().length, SEGMENT_BYTES);
+        drop(log);
+    }
+    let mut log = restart(&disk, Mode::Os);
+    append(&mut log, &largest);
+    log.sync().unwrap();
+    let count = read_all(&disk).unwrap().1.records.len();
+    assert_eq!(count, 3);
+}
+
+#[test]
+fn a_first_start_touches_nothing_that_is_not_its_own() {
+    let disk = SimDisk::new();
+    disk.set_content("wal/00000001", b"somebody else's log".to_vec());
+    disk.set_content("wal/invoice.txt", b"42".to_vec());
+    drop(create(
+        &disk,
+        &options(SEGMENT_BYTES, Mode::Always),
+        &payloads(1, 2, 40),
+    ));
+    assert_eq!(
+        disk.content("wal/00000001").unwrap(),
+        b"somebody else's log"
+    );
+    assert_eq!(disk.content("wal/invoice.txt").unwrap(), b"42");
+}
+
+#[test]
+fn the_shared_room_is_that_of_the_present_segment() {
+    let (_disk, mut log) = log_of(Mode::Always, 1);
+    let room = log.shared_room();
+    for tag in 130..160 {
+        append(&mut log, &payloads(tag, 1, 4_000));
+        log.sync().unwrap();
+        assert_eq!(
+            room.load(std::sync::atomic::Ordering::SeqCst),
+            log.room(),
+            "batch {tag}"
+        );
+    }
+    assert!(log.segment().number > 2);
+}
+
+#[test]
+fn a_spare_is_made_by_one_at_a_time() {
+    let dir = std::env::temp_dir().join(format!("ekokv-wal-spare-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    let disk = Arc::new(ekokv_wal::RealDisk::create_root(&dir).unwrap());
+    let records = common::records_of(&payloads(1, 1, 3_000));
+    let draft = ekokv_wal::Draft {
+        count: 1,
+        time: 1,
+        records: &records,
+    };
+    let options = options(SEGMENT_BYTES, Mode::Always);
+    let mut log = Log::create(disk.clone(), options, |_| Ok(()), draft).unwrap();
+    let spares = log.spares();
+    // The maker of spares stands still in the midst of one while the log needs it.
+    let (reached, stands) = std::sync::mpsc::channel();
+    let (go, goes_on) = std::sync::mpsc::channel::<()>();
+    let maker = std::thread::spawn(move || {
+        spares.prepare(&mut || {
+            reached.send(()).unwrap();
+            // Until the other side has begun to wait, or has gone past without waiting.
+            let _ = goes_on.recv_timeout(std::time::Duration::from_millis(200));
+            true
+        })
+    });
+    stands.recv().unwrap();
+    for _ in 0..40 {
+        log.append(draft).unwrap();
+        log.sync().unwrap();
+    }
+    drop(go);
+    maker.join().unwrap().unwrap();
+    drop(log);
+    let found = read_all(disk.as_ref()).unwrap().1;
+    assert_eq!(
+        found.records.len(),
+        41,
+        "nothing that was synced is overwritten by zeros"
+    );
+    std::fs::remove_dir_all(&dir).unwrap();
+}
