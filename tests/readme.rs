@@ -47,52 +47,103 @@ fn start(dir: &Path) -> Started {
     Started { child, address }
 }
 
-fn shell(script: &str, dir: &Path, base_url: &str) -> String {
+/// A call ends with a line feed, as a prompt on a new line shows it; the scripts are left as they are.
+const PRELUDE: &str = "curl() { command curl \"$@\" && echo; }\n";
+
+/// What a script prints, but for empty lines.
+fn shell(script: &str, dir: &Path, base_url: &str) -> Vec<String> {
     let output = Command::new("bash")
-        .args(["-eu", "-c", script])
+        .args(["-eu", "-o", "pipefail", "-c"])
+        .arg(format!("{PRELUDE}{script}"))
         .current_dir(dir)
         .env("EKOKV", base_url)
         .output()
         .unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let complaints = String::from_utf8_lossy(&output.stderr);
     assert!(
         output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
+        "{script}\nprints\n{printed}\nand says\n{complaints}"
     );
-    String::from_utf8(output.stdout).unwrap()
+    let lines = printed.lines().filter(|line| !line.is_empty());
+    lines.map(str::to_owned).collect()
+}
+
+/// The shell scripts that talk to a server, each with the heading above it.
+fn scripts() -> Vec<(&'static str, &'static str)> {
+    let mut heading = "";
+    let mut scripts = Vec::new();
+    // Between fences, every other part is code.
+    for (index, part) in README.split("```").enumerate() {
+        if index % 2 == 0 {
+            let above = part.lines().rev().find(|line| line.starts_with('#'));
+            heading = above.unwrap_or(heading);
+        } else if let Some(script) = part
+            .strip_prefix("sh\n")
+            .filter(|code| code.contains("curl"))
+        {
+            scripts.push((heading, script));
+        }
+    }
+    scripts
+}
+
+/// The answers that a script promises: comments right behind a command. Others explain what comes.
+fn answers(script: &str) -> Vec<&str> {
+    let mut answers = Vec::new();
+    let mut is_behind_command = false;
+    for line in script.lines() {
+        match line.strip_prefix("# ") {
+            Some(answer) if is_behind_command => answers.push(answer),
+            Some(_) => {}
+            None => is_behind_command = !line.is_empty(),
+        }
+    }
+    answers
 }
 
 #[test]
-fn the_first_session_of_the_readme_answers_what_it_says() {
+fn the_scripts_of_the_readme_answer_what_they_say() {
     let dir = DataDir::new();
     let started = start(dir.path());
-    let script = README
-        .split("```sh\n")
-        .skip(1)
-        .filter_map(|block| block.split("```").next())
-        .find(|block| block.contains("TOKEN="))
-        .unwrap();
-    // An answer stands as a comment behind its call; other comments stand before one.
-    let mut runnable = String::new();
-    let mut expected = Vec::new();
-    let mut after_call = false;
-    for line in script.lines() {
-        if let (true, Some(answer)) = (after_call, line.strip_prefix("# ")) {
-            expected.push(answer);
-        }
-        after_call = line.starts_with("curl ");
-        runnable.push_str(line);
-        runnable.push_str(if after_call { "; echo\n" } else { "\n" });
-    }
+    let base_url = format!("http://{}", started.address);
+    let scripts = scripts();
+    let headings: Vec<_> = scripts.iter().map(|(heading, _)| *heading).collect();
+    let expected = [
+        "## A first session",
+        "### Sessions",
+        "### Caching",
+        "### Feature flags",
+        "### A counter",
+        "### Prefixes",
+    ];
+    assert_eq!(headings, expected);
+
+    // Others go on from the first, but in a shell of their own: they share nothing but the token.
+    let (_, first) = scripts[0];
+    let (token, _) = first.split_once("\ncurl ").unwrap();
     assert!(
-        expected.len() >= 8,
-        "{} answers in the README",
-        expected.len()
+        token.contains("TOKEN=") && token.contains("AUTH="),
+        "{token}"
     );
-    let answers = shell(
-        &runnable,
-        dir.path(),
-        &format!("http://{}", started.address),
-    );
-    assert_eq!(answers.lines().collect::<Vec<_>>(), expected);
+    for (index, (heading, script)) in scripts.iter().enumerate() {
+        let whole = if index == 0 {
+            (*script).to_owned()
+        } else {
+            format!("{token}\n{script}")
+        };
+        let expected = answers(script);
+        assert!(
+            expected.len() >= 3,
+            "{heading} has {} answers",
+            expected.len()
+        );
+        assert_eq!(shell(&whole, dir.path(), &base_url), expected, "{heading}");
+    }
+}
+
+#[test]
+fn an_answer_is_a_comment_right_behind_a_command() {
+    let script = "# Why.\ncurl a \\\n  -d b\n# 1\n# 2\n\n# Why.\nA=1\n\n# Why.\ncurl c\n# 3\n";
+    assert_eq!(answers(script), ["1", "2", "3"]);
 }

@@ -536,11 +536,10 @@ impl Test {
         let mut cursor = Cursor::default();
         let mut found = Vec::new();
         loop {
-            let command = Command::Find {
-                query: Arc::clone(&query),
-                cursor,
-            };
-            let Answer::Slice(slice) = self.subject.call(command).unwrap().answer else {
+            let store = &self.subject.running.as_ref().unwrap().0;
+            let slice = store.find(Arc::clone(&query), cursor);
+            let answer = self.subject.runtime.block_on(slice).unwrap().answer;
+            let Answer::Slice(slice) = answer else {
                 panic!("a find is answered by a slice");
             };
             found.extend(slice.records.into_iter().map(|record| {

@@ -1,5 +1,6 @@
 //! What only shows on the wire: refusals while a body is still being sent, the go-ahead of
-//! `Expect`, the shared budget, clients that leave, stops under way, secrets that change.
+//! `Expect`, the shared budget, clients that leave, finds that are streamed, stops under way, secrets
+//! that change.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -20,6 +21,192 @@ fn get(client: &mut Client, token: &str, key: &str) -> Response {
     let bearer = format!("Bearer {token}");
     let headers = [("Authorization", bearer.as_str())];
     client.request("GET", &format!("/api/kv/get/{key}"), &headers, b"")
+}
+
+/// Sets `key-00000` and so on, each to `value`.
+fn fill(server: &Server, token: &str, keys: usize, value: &str) {
+    let mut client = server.client();
+    let bearer = format!("Bearer {token}");
+    let headers = [("Authorization", bearer.as_str())];
+    let batch = ((100 << 10) / value.len()).min(100);
+    for first in (0..keys).step_by(batch) {
+        let indexes = first..keys.min(first + batch);
+        let names: Vec<_> = indexes
+            .clone()
+            .map(|index| format!("\"{}\"", key(index)))
+            .collect();
+        let body = format!(
+            "{{\"keys\":[{}],\"values\":[{}]}}",
+            names.join(","),
+            vec![value; indexes.len()].join(",")
+        );
+        let answer = client.request("POST", "/api/kv/batch/set", &headers, body.as_bytes());
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+}
+
+/// So many large values are more than sockets hold, and far more than `--max-inflight-bytes`.
+const MANY_KEYS: usize = 800;
+/// A segment that holds them all: small ones would have to be made faster than disks are.
+const MANY_BYTES: u64 = 64 << 20;
+
+fn large_value() -> String {
+    format!("\"{}\"", "v".repeat(48 << 10))
+}
+
+fn key(index: usize) -> String {
+    format!("key-{index:05}")
+}
+
+/// Sends a find and reads the head of its answer.
+fn begin_find(client: &mut Client, token: &str, body: &str) -> (String, Vec<String>) {
+    let length = body.len();
+    client.send(
+        format!(
+            "POST /api/kv/find HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {token}\r\n\
+             Content-Length: {length}\r\n\r\n{body}"
+        )
+        .as_bytes(),
+    );
+    client.receive_head()
+}
+
+/// The keys of a whole answer to a find.
+fn found_keys(text: &[u8]) -> Vec<String> {
+    let records: Vec<serde_json::Value> = serde_json::from_slice(text).unwrap();
+    let key = |record: &serde_json::Value| record["key"].as_str().unwrap().to_owned();
+    records.iter().map(key).collect()
+}
+
+#[test]
+fn a_large_find_is_streamed_as_one_list_of_every_key() {
+    const KEYS: usize = 5_000;
+    let server = Server::start(|_| {});
+    let token = server.admin_token();
+    fill(&server, &token, KEYS, "{\"n\": 1.50}");
+    let mut client = server.client();
+    let version = get(&mut client, &token, "nothing");
+    let version = version.header("x-kv-version").unwrap().to_owned();
+    for (body, expected) in [
+        ("{}", (0..KEYS).collect::<Vec<_>>()),
+        ("{\"reverse\":true}", (0..KEYS).rev().collect()),
+        (
+            "{\"suffix\":\"7\",\"offset\":100,\"limit\":300}",
+            (7..KEYS).step_by(10).skip(100).take(300).collect(),
+        ),
+    ] {
+        let (status, headers) = begin_find(&mut client, &token, body);
+        assert_eq!(status, "HTTP/1.1 200 OK");
+        for header in [
+            "transfer-encoding: chunked",
+            "content-type: application/json",
+            &format!("x-kv-version: {version}"),
+        ] {
+            assert!(headers.iter().any(|found| found == header), "{headers:?}");
+        }
+        let mut text = Vec::new();
+        while let Some(chunk) = client.chunk().unwrap() {
+            text.extend_from_slice(&chunk);
+        }
+        assert!(text.ends_with(b"}]"));
+        let expected: Vec<_> = expected.into_iter().map(key).collect();
+        assert_eq!(found_keys(&text), expected, "{body}");
+    }
+    // The connection goes on.
+    assert_eq!(
+        get(&mut client, &token, &key(1)).text(),
+        "{\"value\":{\"n\": 1.50}}"
+    );
+}
+
+#[test]
+fn readers_that_leave_a_find_cost_nothing() {
+    let server = Server::start(|config| config.segment_bytes = MANY_BYTES);
+    let token = server.admin_token();
+    fill(&server, &token, MANY_KEYS, &large_value());
+    for _ in 0..8 {
+        let mut client = server.client();
+        let (status, _) = begin_find(&mut client, &token, "{}");
+        assert_eq!(status, "HTTP/1.1 200 OK");
+        assert!(client.chunk().unwrap().is_some());
+        drop(client);
+        assert_eq!(get(&mut server.client(), &token, "nothing").status, 404);
+    }
+    // What they had reserved is there again, or this could not be read to its end.
+    let mut client = server.client();
+    let bearer = format!("Bearer {token}");
+    let headers = [("Authorization", bearer.as_str())];
+    let all = client.request("POST", "/api/kv/find", &headers, b"{}");
+    assert_eq!(all.status, 200);
+    assert_eq!(found_keys(&all.body).len(), MANY_KEYS);
+}
+
+#[test]
+fn keys_that_are_there_throughout_are_found_once_while_others_come_and_go() {
+    let server = Server::start(|config| config.segment_bytes = MANY_BYTES);
+    let token = server.admin_token();
+    fill(&server, &token, MANY_KEYS, &large_value());
+    let mut reader = server.client();
+    begin_find(&mut reader, &token, "{}");
+    let mut text = reader.chunk().unwrap().unwrap();
+
+    // Nobody has read further: some of what follows is not even walked yet.
+    let bearer = format!("Bearer {token}");
+    let headers = [("Authorization", bearer.as_str())];
+    let mut writer = server.client();
+    for index in (1..MANY_KEYS).step_by(2) {
+        let path = format!("/api/kv/delete/{}", key(index));
+        assert_eq!(writer.request("DELETE", &path, &headers, b"").status, 200);
+        let path = format!("/api/kv/set/{}-new", key(index));
+        assert_eq!(writer.request("POST", &path, &headers, b"1").status, 200);
+    }
+    while let Some(chunk) = reader.chunk().unwrap() {
+        text.extend_from_slice(&chunk);
+    }
+    let found = found_keys(&text);
+    assert!(found.is_sorted_by(|one, other| one < other));
+    for index in (0..MANY_KEYS).step_by(2) {
+        assert!(found.contains(&key(index)), "{index}");
+    }
+    // The last one was deleted before the walk came to it.
+    assert!(!found.contains(&key(MANY_KEYS - 1)));
+}
+
+#[test]
+fn a_find_that_cannot_be_finished_is_cut() {
+    let server = Server::start(|config| {
+        config.max_value_bytes = config.max_body_bytes;
+        config.max_inflight_bytes = config.max_body_bytes;
+    });
+    let token = server.admin_token();
+    fill(&server, &token, 3_000, "1");
+    // With what a record adds to it, there is no room for this one.
+    let length = usize::try_from(server.config.max_body_bytes).unwrap();
+    let value = format!("\"{}\"", "v".repeat(length - 2));
+    let mut client = server.client();
+    client.send(set_head(&token, "z", &format!("Content-Length: {length}\r\n")).as_bytes());
+    client.send(value.as_bytes());
+    assert_eq!(client.receive("POST").status, 200);
+
+    begin_find(&mut client, &token, "{}");
+    let mut text = Vec::new();
+    let cut = loop {
+        match client.chunk() {
+            Ok(Some(chunk)) => text.extend_from_slice(&chunk),
+            Ok(None) => panic!("closed: {}", text.len()),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(cut.kind(), std::io::ErrorKind::UnexpectedEof, "{cut}");
+    assert!(text.starts_with(b"[{") && text.ends_with(b"}"));
+    assert!(serde_json::from_slice::<serde_json::Value>(&text).is_err());
+
+    // Its key can be found, and the others are.
+    let bearer = format!("Bearer {token}");
+    let headers = [("Authorization", bearer.as_str())];
+    let mut client = server.client();
+    let keys = client.request("POST", "/api/kv/find", &headers, b"{\"keys_only\":true}");
+    assert_eq!(found_keys(&keys.body).len(), 3_001);
 }
 
 #[test]
@@ -204,14 +391,99 @@ fn what_is_no_request_ends_its_connection_and_nothing_else() {
         );
         assert!(client.is_closed(), "{}", bytes.escape_ascii());
     }
-    let mut client = server.client();
-    let long = "a".repeat(70_000);
-    client.send(format!("GET /{long} HTTP/1.1\r\n\r\n").as_bytes());
-    assert_eq!(client.receive("GET").status, 414);
+    for (request, status) in [
+        (format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(70_000)), 414),
+        (
+            format!("GET / HTTP/1.1\r\nX-Long: {}", "a".repeat(1_000_000)),
+            431,
+        ),
+        (
+            format!("GET / HTTP/1.1\r\n{}\r\n", "X-Many: 1\r\n".repeat(1_000)),
+            431,
+        ),
+    ] {
+        let mut client = server.client();
+        client.send(request.as_bytes());
+        assert_eq!(client.receive("GET").status, status);
+        assert!(client.is_closed());
+    }
     assert_eq!(
         server.client().request("GET", "/livez", &[], b"").status,
         200
     );
+}
+
+#[test]
+fn a_body_that_is_longer_than_announced_is_the_next_request() {
+    let server = Server::start(|_| {});
+    let token = server.admin_token();
+    let mut client = server.client();
+    client.send(set_head(&token, "a", "Content-Length: 2\r\n").as_bytes());
+    client.send(b"12345\r\n\r\n");
+    assert_eq!(client.receive("POST").text(), "12");
+    assert_eq!(client.receive("POST").status, 400);
+    assert!(client.is_closed());
+    assert_eq!(get(&mut server.client(), &token, "a").text(), "12");
+}
+
+#[test]
+fn a_body_that_is_framed_twice_is_framed_one_way_and_cannot_hide_a_request() {
+    let server = Server::start(|_| {});
+    let token = server.admin_token();
+    let hidden = format!(
+        "DELETE /api/kv/delete/kept HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {token}\r\n\r\n"
+    );
+    let mut client = server.client();
+    client.send(set_head(&token, "kept", "Content-Length: 1\r\n").as_bytes());
+    client.send(b"1");
+    assert_eq!(client.receive("POST").status, 200);
+    // A proxy in front that goes by the length takes the rest for a part of this body.
+    let length = hidden.len() + 11;
+    for framing in [
+        format!("Content-Length: {length}\r\nTransfer-Encoding: chunked\r\n"),
+        format!("Transfer-Encoding: chunked\r\nContent-Length: {length}\r\n"),
+    ] {
+        let mut client = server.client();
+        client.send(set_head(&token, "a", &framing).as_bytes());
+        client.send(format!("1\r\n7\r\n0\r\n\r\n{hidden}").as_bytes());
+        let answer = client.receive("POST");
+        assert!(matches!(answer.status, 200 | 400), "{answer:?}");
+        assert!(client.is_closed(), "{framing}");
+    }
+    assert_eq!(get(&mut server.client(), &token, "kept").text(), "1");
+}
+
+#[test]
+fn an_endless_body_is_refused_at_the_limit() {
+    let server = Server::start(|_| {});
+    let token = server.admin_token();
+    for path in ["find", "a/links/c/d", "link", "batch/set", "set/a"] {
+        let mut client = server.client();
+        client.send(
+            format!(
+                "POST /api/kv/{path} HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {token}\r\n\
+                 Transfer-Encoding: chunked\r\n\r\n"
+            )
+            .as_bytes(),
+        );
+        let mut chunk = b"4000\r\n".to_vec();
+        chunk.extend_from_slice(&[b' '; 0x4000]);
+        chunk.extend_from_slice(b"\r\n");
+        for _ in 0..16 {
+            client.send(&chunk);
+        }
+        // It has not ended, and would not.
+        let refusal = client.receive("POST");
+        assert_eq!(refusal.status, 413, "{path}: {refusal:?}");
+    }
+    // Within the limit, one byte at a time.
+    let mut client = server.client();
+    client.send(set_head(&token, "a", "Transfer-Encoding: chunked\r\n").as_bytes());
+    for byte in *b"[1, 2]" {
+        client.send(&[b'1', b'\r', b'\n', byte, b'\r', b'\n']);
+    }
+    client.send(b"0\r\n\r\n");
+    assert_eq!(client.receive("POST").text(), "[1, 2]");
 }
 
 #[test]

@@ -65,6 +65,16 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// The form in which a get answers values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Values {
+    /// As each was sent: bare, or in an envelope.
+    #[default]
+    AsStored,
+    /// All as if they had been sent in envelopes, for clients that read nothing else.
+    Envelope,
+}
+
 /// All settings of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -92,6 +102,8 @@ pub struct Config {
     pub expired_retention: Duration,
     /// Length of a log segment in bytes.
     pub segment_bytes: u64,
+    /// The form in which a get answers values.
+    pub values: Values,
     /// An admin key that replaces the bootstrap admin key.
     pub admin_key: Option<Secret>,
 }
@@ -111,6 +123,7 @@ impl Default for Config {
             max_inflight_bytes: 256 * MIB,
             expired_retention: Duration::from_secs(10 * 60),
             segment_bytes: 64 * MIB,
+            values: Values::AsStored,
             admin_key: None,
         }
     }
@@ -179,6 +192,11 @@ impl Config {
                 units::duration,
             ),
             segment_bytes: given.parse("segment-bytes", default.segment_bytes, units::size),
+            values: given.parse("values", default.values, |text| match text.trim() {
+                "as-stored" => Ok(Values::AsStored),
+                "envelope" => Ok(Values::Envelope),
+                _ => Err("as-stored or envelope is expected".to_owned()),
+            }),
             admin_key: given.admin_key.take().map(Secret),
         };
         let mut problems = given.problems;

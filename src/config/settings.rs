@@ -69,11 +69,15 @@ pub struct Flags {
     /// Length of a log segment [env: EKOKV_SEGMENT_BYTES] [default: 64MiB]
     #[arg(long, value_name = "SIZE")]
     pub segment_bytes: Option<String>,
+    /// Form of the values that a get answers: as-stored (as each was sent) or envelope (all as
+    /// {"value": ...}) [env: EKOKV_VALUES] [default: as-stored]
+    #[arg(long, value_name = "FORM")]
+    pub values: Option<String>,
 }
 
 impl Flags {
     /// The settings that every source may give, by their names: the one list of them.
-    fn named(&self) -> [(&'static str, &Option<String>); 12] {
+    fn named(&self) -> [(&'static str, &Option<String>); 13] {
         [
             ("listen", &self.listen),
             ("data-dir", &self.data_dir),
@@ -87,6 +91,7 @@ impl Flags {
             ("max-inflight-bytes", &self.max_inflight_bytes),
             ("expired-retention", &self.expired_retention),
             ("segment-bytes", &self.segment_bytes),
+            ("values", &self.values),
         ]
     }
 }

@@ -33,7 +33,8 @@ fn nothing_given_is_the_default() {
 fn a_flag_wins_over_the_environment_and_that_over_the_file() {
     let path = file(
         "precedence.toml",
-        "listen = '127.0.0.1:1'\ndata_dir = '/from-file'\nmax-batch-keys = 7\n",
+        "listen = '127.0.0.1:1'\ndata_dir = '/from-file'\nmax-batch-keys = 7\n\
+         values = 'envelope'\n",
     );
     let flags = Flags {
         config: Some(path),
@@ -51,6 +52,7 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file() {
     assert_eq!(config.listen, "127.0.0.1:3");
     assert_eq!(config.data_dir, PathBuf::from("/from-environment"));
     assert_eq!(config.max_batch_keys, 7);
+    assert_eq!(config.values, Values::Envelope);
 }
 
 #[test]
@@ -70,6 +72,7 @@ fn every_setting_is_read_from_the_environment() {
             ("EKOKV_MAX_INFLIGHT_BYTES", "4KiB"),
             ("EKOKV_EXPIRED_RETENTION", "0s"),
             ("EKOKV_SEGMENT_BYTES", "1MiB"),
+            ("EKOKV_VALUES", "envelope"),
             ("EKOKV_ADMIN_KEY", "an-admin-key-of-thirty-two-chars"),
         ]),
     )
@@ -87,6 +90,7 @@ fn every_setting_is_read_from_the_environment() {
         max_inflight_bytes: 4096,
         expired_retention: Duration::ZERO,
         segment_bytes: 1 << 20,
+        values: Values::Envelope,
         admin_key: Some(Secret::new("an-admin-key-of-thirty-two-chars")),
     };
     assert_eq!(config, expected);
@@ -102,6 +106,7 @@ fn all_problems_are_named_at_once() {
         config: Some(path),
         durability: Some("sometimes".to_owned()),
         segment_bytes: Some("1KiB".to_owned()),
+        values: Some("enveloped".to_owned()),
         ..Flags::default()
     };
     let found = problems(
@@ -121,6 +126,7 @@ fn all_problems_are_named_at_once() {
         "max_memory in",
         "--listen is \"8080\"",
         "--segment-bytes is between",
+        "--values is \"enveloped\": as-stored or envelope",
         "EKOKV_ADMIN_KEY has at least",
     ] {
         assert!(

@@ -3,15 +3,18 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use hyper::StatusCode;
 use hyper::header::{CONTENT_TYPE, ETAG, HeaderName, HeaderValue};
+use warp::Reply;
 use warp::reply::Response;
 
 use super::budget::{Budget, Reservation};
 use super::refusal::Refusal;
+use super::slices::Slices;
 use crate::state::{Form, ttl};
 
 /// The place in the store's order that an answer shows.
-pub(super) const VERSION: HeaderName = HeaderName::from_static("x-kv-version");
+const VERSION: HeaderName = HeaderName::from_static("x-kv-version");
 /// When the value expires, as RFC 3339.
 const EXPIRES_AT: HeaderName = HeaderName::from_static("x-kv-expires-at");
 
@@ -32,10 +35,34 @@ pub(super) fn json(text: impl Into<Bytes>) -> Response {
 /// An answer about keys, as of `sequence`.
 pub(super) fn at(sequence: u64, text: impl Into<Bytes>) -> Response {
     let mut response = json(text);
+    place(&mut response, sequence);
+    response
+}
+
+/// An answer about keys whose text is made while it leaves.
+pub(super) fn streamed(sequence: u64, slices: Slices) -> Response {
+    let mut response = warp::reply::stream(slices).into_response();
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    place(&mut response, sequence);
+    response
+}
+
+/// The answer to a caller that has the value already.
+pub(super) fn not_modified(sequence: u64, version: u64, deadline: Option<u64>) -> Response {
+    let mut response = Response::default();
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    place(&mut response, sequence);
+    describe(&mut response, version, deadline);
+    response
+}
+
+/// Says which place in the store's order an answer shows.
+pub(super) fn place(response: &mut Response, sequence: u64) {
     response
         .headers_mut()
         .insert(VERSION, HeaderValue::from(sequence));
-    response
 }
 
 /// Adds what is known of one entry: its version and its deadline in milliseconds, if it has one.
@@ -68,6 +95,25 @@ pub(super) fn envelop(out: &mut Vec<u8>, value: &[u8]) {
     out.extend_from_slice(ENVELOPE_HEAD);
     out.extend_from_slice(value);
     out.extend_from_slice(ENVELOPE_TAIL);
+}
+
+/// Appends a text as a JSON string.
+pub(super) fn quote(out: &mut Vec<u8>, text: &str) {
+    // Writing to memory does not fail.
+    let _ = serde_json::to_writer(out, text);
+}
+
+/// The length of a text as [`quote`] writes it.
+pub(super) fn quoted_length(text: &str) -> usize {
+    let escapes = text.bytes().fold(0usize, |sum, byte| {
+        sum.saturating_add(match byte {
+            b'"' | b'\\' => 1,
+            // At most: some have a shorter name.
+            0..=0x1F => 5,
+            _ => 0,
+        })
+    });
+    text.len().saturating_add(escapes).saturating_add(2)
 }
 
 /// Memory for an answer of `length` bytes.

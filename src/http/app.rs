@@ -7,7 +7,8 @@ use super::budget::Budget;
 use super::refusal::Refusal;
 use crate::auth::Tokens;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Values};
+use crate::state::Form;
 use crate::store::Store;
 
 /// The largest sizes of what a request brings.
@@ -34,6 +35,7 @@ pub(super) struct Ready {
 /// The state of one HTTP service; shared by all its connections.
 pub struct App {
     pub(super) limits: Limits,
+    values: Values,
     pub(super) budget: Arc<Budget>,
     pub(super) clock: Arc<dyn Clock>,
     token_ttl: std::time::Duration,
@@ -54,6 +56,7 @@ impl App {
                 body_bytes: bytes(config.max_body_bytes),
                 batch_keys: bytes(config.max_batch_keys),
             },
+            values: config.values,
             budget: Budget::new(config.max_inflight_bytes),
             clock,
             token_ttl: config.token_ttl,
@@ -84,6 +87,14 @@ impl App {
     /// The store, once it is loaded.
     pub(super) fn ready(&self) -> Result<&Ready, Refusal> {
         self.ready.get().ok_or(Refusal::Loading)
+    }
+
+    /// The form in which a value is answered that came in as `form`.
+    pub(super) fn shown(&self, form: Form) -> Form {
+        match self.values {
+            Values::AsStored => form,
+            Values::Envelope => Form::Envelope,
+        }
     }
 
     /// Counts a handler that panicked; how many there were, this one included.

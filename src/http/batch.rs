@@ -16,7 +16,7 @@ use super::json::{self, Shape};
 use super::key_value::NOTHING;
 use super::refusal::Refusal;
 use crate::state::{Form, Key, ttl};
-use crate::store::{Answer, Command, Found, Put, Reply, Ttl};
+use crate::store::{Answer, Command, Put, Reply, Ttl};
 
 /// `POST /api/kv/batch/get`
 pub(super) async fn get<S, B>(
@@ -51,7 +51,7 @@ where
     let mut found = found.iter();
     list(&mut text, &places, |text, possible| {
         match if *possible { found.next() } else { None } {
-            Some(Some(found)) => show(text, found),
+            Some(Some(found)) => show(text, &found.value, app.shown(found.form)),
             _ => text.extend_from_slice(NOTHING),
         }
     });
@@ -184,11 +184,11 @@ fn element(text: &str, all: Ttl, index: usize) -> Result<(&str, Ttl), Refusal> {
 }
 
 /// Appends a found value as batch/get answers it: SDKs decode nothing but objects there.
-fn show(text: &mut Vec<u8>, found: &Found) {
-    if found.form == Form::Bare || found.value.starts_with(b"{") {
-        text.extend_from_slice(&found.value);
+fn show(text: &mut Vec<u8>, value: &[u8], form: Form) {
+    if form == Form::Bare || value.starts_with(b"{") {
+        text.extend_from_slice(value);
     } else {
-        answer::envelop(text, &found.value);
+        answer::envelop(text, value);
     }
 }
 
@@ -225,15 +225,6 @@ mod tests {
 
     use super::*;
 
-    fn found(value: &'static str, form: Form) -> Found {
-        Found {
-            value: Bytes::from_static(value.as_bytes()),
-            form,
-            version: 1,
-            deadline: None,
-        }
-    }
-
     #[test]
     fn an_envelope_that_is_no_object_is_wrapped_for_sdks() {
         for (value, form, shown) in [
@@ -245,7 +236,7 @@ mod tests {
             ("{\"a\":1}", Form::Envelope, "{\"a\":1}"),
         ] {
             let mut text = Vec::new();
-            show(&mut text, &found(value, form));
+            show(&mut text, value.as_bytes(), form);
             assert_eq!(String::from_utf8(text).unwrap(), shown);
         }
     }

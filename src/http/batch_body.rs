@@ -41,7 +41,7 @@ pub(super) fn parse(bytes: &[u8], takes: Takes, keys_max: usize) -> Result<Batch
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let (keys, values, ttl) = Members { takes, keys_max }
         .deserialize(&mut deserializer)
-        .map_err(|error| Refusal::Shape(error.to_string()))?;
+        .map_err(Refusal::shape)?;
     if keys.length > keys_max {
         return Err(Refusal::BatchTooLong {
             length: keys.length,

@@ -9,29 +9,40 @@ use super::body::Payload;
 use super::budget::UNCOUNTED_BYTES_MAX;
 use super::json::{self, Shape};
 use super::refusal::Refusal;
-use super::{answer, path};
+use super::request::Head;
+use super::{answer, condition, path};
 use crate::state::{Form, ttl};
-use crate::store::{Answer, Command, Condition, Put, Reply, Ttl};
+use crate::store::{Answer, Command, Put, Reply, Ttl};
 
 /// What get and batch/get answer for a key that is not there any more.
 pub(super) const NOTHING: &[u8] = b"{}";
 
 /// `GET /api/kv/get/{key}`
-pub(super) async fn get(app: &App, ready: &Ready, key: &str) -> Result<Response, Refusal> {
+pub(super) async fn get(
+    app: &App,
+    ready: &Ready,
+    head: &Head,
+    key: &str,
+) -> Result<Response, Refusal> {
     let key = path::key(key, app.limits.key_bytes)?;
-    let Reply { sequence, answer } = ready.store.call(Command::Get { key, unless: None }).await?;
+    let unless = condition::of_get(head.conditions.as_deref())?;
+    let Reply { sequence, answer } = ready.store.call(Command::Get { key, unless }).await?;
     match answer {
         Answer::Found(found) => {
+            let form = app.shown(found.form);
             // A bare value leaves as it is stored; only an envelope is a copy that takes memory.
-            let copied = match found.form {
+            let copied = match form {
                 Form::Bare => 0,
                 Form::Envelope => found.value.len(),
             };
             let reservation = answer::reserve(&app.budget, copied)?;
-            let mut response = answer::at(sequence, answer::formed(found.value, found.form));
+            let mut response = answer::at(sequence, answer::formed(found.value, form));
             answer::describe(&mut response, found.version, found.deadline);
             answer::hold(&mut response, reservation);
             Ok(response)
+        }
+        Answer::NotModified { version, deadline } => {
+            Ok(answer::not_modified(sequence, version, deadline))
         }
         Answer::Expired => Ok(answer::at(sequence, NOTHING)),
         Answer::Missing => Err(Refusal::KeyNotFound { sequence }),
@@ -43,8 +54,8 @@ pub(super) async fn get(app: &App, ready: &Ready, key: &str) -> Result<Response,
 pub(super) async fn set<S, B>(
     app: &App,
     ready: &Ready,
+    head: &Head,
     key: &str,
-    query: Option<&str>,
     payload: &mut Payload<S>,
 ) -> Result<Response, Refusal>
 where
@@ -52,7 +63,8 @@ where
     B: Buf + Send,
 {
     let key = path::key(key, app.limits.key_bytes)?;
-    let asked = query.map_or(Ok(None), path::ttl)?;
+    let asked = head.query.as_deref().map_or(Ok(None), path::ttl)?;
+    let condition = condition::of_write(head.conditions.as_deref())?;
     let arrived = payload.read(app).await?;
     let bytes = arrived.bytes.as_slice();
     if bytes.is_empty() {
@@ -91,15 +103,13 @@ where
         form,
         ttl: asked.unwrap_or(said),
     };
-    let Reply { sequence, answer } = ready
-        .store
-        .call(Command::Set {
-            put,
-            condition: Condition::None,
-        })
-        .await?;
-    let Answer::Stored { version, deadline } = answer else {
-        return Err(Refusal::Internal);
+    let Reply { sequence, answer } = ready.store.call(Command::Set { put, condition }).await?;
+    let (version, deadline) = match answer {
+        Answer::Stored { version, deadline } => (version, deadline),
+        Answer::ConditionFailed { version } => {
+            return Err(Refusal::PreconditionFailed { sequence, version });
+        }
+        _ => return Err(Refusal::Internal),
     };
     let mut response = answer::at(sequence, shown);
     answer::describe(&mut response, version, deadline);
@@ -108,18 +118,21 @@ where
 }
 
 /// `DELETE /api/kv/delete/{key}`
-pub(super) async fn delete(app: &App, ready: &Ready, key: &str) -> Result<Response, Refusal> {
+pub(super) async fn delete(
+    app: &App,
+    ready: &Ready,
+    head: &Head,
+    key: &str,
+) -> Result<Response, Refusal> {
     let key = path::key(key, app.limits.key_bytes)?;
-    let Reply { sequence, answer } = ready
-        .store
-        .call(Command::Delete {
-            key,
-            condition: Condition::None,
-        })
-        .await?;
+    let condition = condition::of_write(head.conditions.as_deref())?;
+    let Reply { sequence, answer } = ready.store.call(Command::Delete { key, condition }).await?;
     let text: &[u8] = match answer {
         Answer::Deleted(true) => br#"{"message":"deleted","deleted":true}"#,
         Answer::Deleted(false) => br#"{"message":"deleted","deleted":false}"#,
+        Answer::ConditionFailed { version } => {
+            return Err(Refusal::PreconditionFailed { sequence, version });
+        }
         _ => return Err(Refusal::Internal),
     };
     Ok(answer::at(sequence, text))

@@ -12,15 +12,24 @@ mod batch_body;
 mod body;
 mod budget;
 mod caught;
+mod condition;
+mod find;
+mod find_body;
+mod found_text;
 mod held;
 mod key_value;
+mod links;
+mod object;
 mod path;
 mod refusal;
 mod request;
 mod routes;
 mod session;
+mod slices;
 mod status;
 
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod json;
 
 pub use app::App;

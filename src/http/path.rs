@@ -1,6 +1,8 @@
-//! Keys in paths and TTLs in queries. A path is split before it is decoded, and decoded once.
+//! Keys and other names in paths, and TTLs in queries. A path is split before it is decoded, and
+//! decoded once.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use percent_encoding::percent_decode_str;
 
@@ -8,19 +10,52 @@ use super::refusal::Refusal;
 use crate::state::{Key, ttl};
 use crate::store::Ttl;
 
+/// What a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// A key.
+    Key,
+    /// A linked document's collection.
+    Collection,
+    /// A linked document's id.
+    RecordId,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Key => "key",
+            Self::Collection => "collection",
+            Self::RecordId => "record id",
+        })
+    }
+}
+
 /// The key that a path segment names, of at most `limit` bytes.
 pub(super) fn key(segment: &str, limit: usize) -> Result<Key, Refusal> {
-    let key = decoded(segment).ok_or(Refusal::KeyEncoding)?;
-    if key.is_empty() {
-        return Err(Refusal::KeyEmpty);
+    name(segment, Part::Key, limit)
+}
+
+/// The name that a path segment is, of at most `limit` bytes.
+pub(super) fn name(segment: &str, part: Part, limit: usize) -> Result<Box<str>, Refusal> {
+    let name = decoded(segment).ok_or(Refusal::NameEncoding { part })?;
+    check(&name, part, limit)?;
+    Ok(name.into())
+}
+
+/// Whether there can be such a name, of at most `limit` bytes.
+pub(super) fn check(name: &str, part: Part, limit: usize) -> Result<(), Refusal> {
+    if name.is_empty() {
+        return Err(Refusal::NameEmpty { part });
     }
-    if key.len() > limit {
-        return Err(Refusal::KeyTooLong {
-            length: key.len(),
+    if name.len() > limit {
+        return Err(Refusal::NameTooLong {
+            part,
+            length: name.len(),
             limit,
         });
     }
-    Ok(key.into())
+    Ok(())
 }
 
 /// The `ttl` of a query, if it has one. A parameter that is not known is refused: a misspelt `ttl`
@@ -111,22 +146,30 @@ mod tests {
             "%ED%A0%80",
         ] {
             assert!(
-                matches!(key(segment, 100), Err(Refusal::KeyEncoding)),
+                matches!(
+                    key(segment, 100),
+                    Err(Refusal::NameEncoding { part: Part::Key })
+                ),
                 "{segment}"
             );
         }
-        assert!(matches!(key("", 100), Err(Refusal::KeyEmpty)));
+        assert!(matches!(
+            key("", 100),
+            Err(Refusal::NameEmpty { part: Part::Key })
+        ));
         assert!(key("%41%41%41", 3).is_ok());
         assert!(matches!(
             key("AAAA", 3),
-            Err(Refusal::KeyTooLong {
+            Err(Refusal::NameTooLong {
+                part: Part::Key,
                 length: 4,
                 limit: 3
             })
         ));
         assert!(matches!(
             key("%C3%A9%C3%A9", 3),
-            Err(Refusal::KeyTooLong {
+            Err(Refusal::NameTooLong {
+                part: Part::Key,
                 length: 4,
                 limit: 3
             })

@@ -1,5 +1,6 @@
 //! Every way in which a request is refused, and the one place where that becomes a status.
 
+use std::fmt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,8 +9,11 @@ use hyper::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICAT
 use warp::reply::Response;
 
 use super::answer;
+use super::condition::ConditionError;
 use super::json::JsonError;
+use super::path::Part;
 use crate::auth;
+use crate::state::find::QueryError;
 use crate::state::ttl::TtlError;
 use crate::store;
 
@@ -39,17 +43,27 @@ pub(super) enum Refusal {
     ApiKey,
     #[error("this needs the role admin")]
     Forbidden,
-    #[error("the key is empty")]
-    KeyEmpty,
-    #[error("the key is not percent-encoded UTF-8: write \"%\" in a key as %25")]
-    KeyEncoding,
+    #[error("the {part} is empty")]
+    NameEmpty { part: Part },
+    #[error("the {part} is not percent-encoded UTF-8: write \"%\" in a {part} as %25")]
+    NameEncoding { part: Part },
     #[error(
-        "the key has {length} bytes and the limit is {limit} (--max-key-bytes, \
+        "the {part} has {length} bytes and the limit is {limit} (--max-key-bytes, \
          EKOKV_MAX_KEY_BYTES)"
     )]
-    KeyTooLong { length: usize, limit: usize },
+    NameTooLong {
+        part: Part,
+        length: usize,
+        limit: usize,
+    },
     #[error("the key does not exist")]
     KeyNotFound { sequence: u64 },
+    #[error("the key has no such link")]
+    LinkNotFound { sequence: u64 },
+    #[error("{0}")]
+    Condition(#[from] ConditionError),
+    #[error("{}", precondition(*.version))]
+    PreconditionFailed { sequence: u64, version: Option<u64> },
     #[error("the query is not percent-encoded UTF-8")]
     QueryEncoding,
     #[error("the query has more than one ttl")]
@@ -68,6 +82,12 @@ pub(super) enum Refusal {
     BatchTtl { index: usize, error: TtlError },
     #[error("the body is not what is expected here: {0}")]
     Shape(String),
+    #[error("the body is empty: an object is expected, and {{}} finds all keys")]
+    FindEmpty,
+    #[error("the body is not a find: {0}")]
+    Find(String),
+    #[error("{0}")]
+    Pattern(#[from] QueryError),
     #[error("{keys} keys and {values} values: there is one value for each key")]
     BatchLengths { keys: usize, values: usize },
     #[error(
@@ -80,6 +100,11 @@ pub(super) enum Refusal {
          EKOKV_MAX_VALUE_BYTES)"
     )]
     ValueTooLarge { length: usize, limit: usize },
+    #[error(
+        "the metadata has {length} bytes and the limit is {limit} (--max-value-bytes, \
+         EKOKV_MAX_VALUE_BYTES)"
+    )]
+    MetadataTooLarge { length: usize, limit: usize },
     #[error(
         "the body has more than {limit} bytes, which is the limit (--max-body-bytes, \
          EKOKV_MAX_BODY_BYTES)"
@@ -109,7 +134,28 @@ pub(super) enum Refusal {
     Internal,
 }
 
+/// The most of a parser's message that is repeated, in bytes: it may quote the body.
+const MESSAGE_BYTES_MAX: usize = 200;
+
+/// What a failed condition has met.
+fn precondition(version: Option<u64>) -> String {
+    match version {
+        Some(version) => format!("the condition does not hold: the key has version {version}"),
+        None => "the condition does not hold: the key does not exist".to_owned(),
+    }
+}
+
 impl Refusal {
+    /// A body of another shape, as a parser says it.
+    pub(super) fn shape(error: impl fmt::Display) -> Self {
+        let mut message = error.to_string();
+        if message.len() > MESSAGE_BYTES_MAX {
+            message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
+            message.push('…');
+        }
+        Self::Shape(message)
+    }
+
     /// Status and code: what a program goes by.
     fn class(&self) -> (StatusCode, &'static str) {
         match self {
@@ -121,9 +167,21 @@ impl Refusal {
             Self::Token(_) => (StatusCode::UNAUTHORIZED, "invalid_token"),
             Self::ApiKey => (StatusCode::UNAUTHORIZED, "invalid_api_key"),
             Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden"),
-            Self::KeyEmpty | Self::KeyEncoding => (StatusCode::BAD_REQUEST, "invalid_key"),
-            Self::KeyTooLong { .. } => (StatusCode::BAD_REQUEST, "key_too_long"),
+            Self::NameEmpty { part: Part::Key } | Self::NameEncoding { part: Part::Key } => {
+                (StatusCode::BAD_REQUEST, "invalid_key")
+            }
+            Self::NameTooLong {
+                part: Part::Key, ..
+            } => (StatusCode::BAD_REQUEST, "key_too_long"),
+            Self::NameEmpty { .. } | Self::NameEncoding { .. } | Self::NameTooLong { .. } => {
+                (StatusCode::BAD_REQUEST, "invalid_link")
+            }
             Self::KeyNotFound { .. } => (StatusCode::NOT_FOUND, "key_not_found"),
+            Self::LinkNotFound { .. } => (StatusCode::NOT_FOUND, "link_not_found"),
+            Self::Condition(_) => (StatusCode::BAD_REQUEST, "invalid_condition"),
+            Self::PreconditionFailed { .. } => {
+                (StatusCode::PRECONDITION_FAILED, "precondition_failed")
+            }
             Self::QueryEncoding | Self::QueryUnknown => (StatusCode::BAD_REQUEST, "invalid_query"),
             Self::QueryTtlTwice
             | Self::Ttl(_)
@@ -131,12 +189,16 @@ impl Refusal {
             | Self::Store(store::Error::TtlOutOfRange { .. }) => {
                 (StatusCode::BAD_REQUEST, "invalid_ttl")
             }
-            Self::BodyEmpty | Self::Json(_) | Self::BatchValue { .. } => {
+            Self::BodyEmpty | Self::FindEmpty | Self::Json(_) | Self::BatchValue { .. } => {
                 (StatusCode::BAD_REQUEST, "invalid_json")
             }
+            Self::Find(_) => (StatusCode::BAD_REQUEST, "invalid_find"),
+            Self::Pattern(_) => (StatusCode::BAD_REQUEST, "invalid_pattern"),
             Self::Shape(_) | Self::BatchLengths { .. } => (StatusCode::BAD_REQUEST, "invalid_body"),
             Self::BatchTooLong { .. } => (StatusCode::BAD_REQUEST, "too_many_keys"),
-            Self::ValueTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "value_too_large"),
+            Self::ValueTooLarge { .. } | Self::MetadataTooLarge { .. } => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "value_too_large")
+            }
             Self::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
             Self::AnswerTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "answer_too_large"),
             Self::BodyCut => (StatusCode::BAD_REQUEST, "incomplete_body"),
@@ -158,22 +220,36 @@ impl Refusal {
         }
     }
 
-    /// The header that the status asks for, if it asks for one.
-    fn header(&self, status: StatusCode) -> Option<(HeaderName, HeaderValue)> {
-        match (self, status) {
-            // An answer about a key, too: it shows the store as of a place in its order.
-            (Self::KeyNotFound { sequence }, _) => {
-                Some((answer::VERSION, HeaderValue::from(*sequence)))
+    /// Adds the headers that the refusal asks for.
+    fn describe(&self, response: &mut Response) {
+        match self {
+            // Answers about a key, too: they show the store as of a place in its order.
+            Self::KeyNotFound { sequence }
+            | Self::LinkNotFound { sequence }
+            | Self::PreconditionFailed { sequence, .. } => {
+                answer::place(response, *sequence);
             }
-            (Self::Method { allow }, _) => Some((ALLOW, HeaderValue::from_static(allow))),
-            (_, StatusCode::UNAUTHORIZED) => {
-                Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")))
+            Self::Method { allow } => {
+                let headers = response.headers_mut();
+                headers.insert(ALLOW, HeaderValue::from_static(allow));
             }
-            (_, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) => {
-                Some((RETRY_AFTER, RETRY_AFTER_SECONDS))
-            }
-            _ => None,
+            _ => {}
         }
+        if let Self::PreconditionFailed {
+            version: Some(version),
+            ..
+        } = self
+        {
+            answer::describe(response, *version, None);
+        }
+        let header = match response.status() {
+            StatusCode::UNAUTHORIZED => (WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                (RETRY_AFTER, RETRY_AFTER_SECONDS)
+            }
+            _ => return,
+        };
+        response.headers_mut().extend([header]);
     }
 
     /// The answer that tells the caller.
@@ -191,8 +267,8 @@ impl Refusal {
         }
         let mut response = answer::json(body.to_string());
         *response.status_mut() = status;
+        self.describe(&mut response);
         let headers = response.headers_mut();
-        headers.extend(self.header(status));
         if let Ok(id) = HeaderValue::try_from(id) {
             headers.insert(REQUEST_ID, id);
         }

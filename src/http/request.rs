@@ -8,6 +8,7 @@ use warp::path::FullPath;
 
 use super::app::{App, Ready};
 use super::body::Payload;
+use super::condition::Conditions;
 use super::refusal::Refusal;
 use crate::auth::Grant;
 use crate::state::Role;
@@ -18,6 +19,8 @@ pub(super) struct Head {
     pub(super) path: FullPath,
     pub(super) query: Option<String>,
     pub(super) authorization: Option<HeaderValue>,
+    /// Boxed, as few requests have any and all requests move their head about.
+    pub(super) conditions: Option<Box<Conditions>>,
     pub(super) peer: SocketAddr,
 }
 

@@ -13,9 +13,11 @@ use warp::{Filter, Stream};
 use super::app::App;
 use super::body::Payload;
 use super::caught::caught;
+use super::condition::{self, Conditions};
+use super::links::{self, LinkPath, Style};
 use super::refusal::Refusal;
 use super::request::{Head, Request};
-use super::{batch, key_value, session, status};
+use super::{batch, find, key_value, session, status};
 
 /// What a path stands for; keys are still encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +29,16 @@ enum Route<'a> {
     BatchSet,
     BatchDelete,
     Clear,
+    Find,
+    /// The links of a key.
+    Links(&'a str),
+    /// The same for older clients.
+    LinksNamed(&'a str),
+    /// One link.
+    Link(LinkPath<'a>),
+    /// A link that the body names, for older clients.
+    LinkNamed,
+    UnlinkNamed,
     Token,
     Health,
     Live,
@@ -49,11 +61,38 @@ impl<'a> Route<'a> {
             "/api/kv/batch/get" => Ok(Self::BatchGet),
             "/api/kv/batch/set" => Ok(Self::BatchSet),
             "/api/kv/batch/delete" => Ok(Self::BatchDelete),
+            "/api/kv/find" => Ok(Self::Find),
             "/api/kv/clear" => Ok(Self::Clear),
+            "/api/kv/link" => Ok(Self::LinkNamed),
+            "/api/kv/unlink" => Ok(Self::UnlinkNamed),
             "/api/auth/token" => Ok(Self::Token),
             "/api/health" => Ok(Self::Health),
             "/livez" => Ok(Self::Live),
             "/readyz" => Ok(Self::Ready),
+            _ => Self::linked(path),
+        }
+    }
+
+    /// The route of a path about links. A verb wins: a key named `get`, `set`, `delete` or `links`
+    /// needs an escape here (`%67et`).
+    fn linked(path: &'a str) -> Result<Self, Refusal> {
+        let rest = path.strip_prefix("/api/kv/").ok_or(Refusal::UnknownRoute)?;
+        if let Some(key) = rest.strip_prefix("links/") {
+            return segment(key).map(Self::LinksNamed);
+        }
+        let mut segments = rest.split('/');
+        let key = segments.next().unwrap_or_default();
+        if segments.next() != Some("links") {
+            return Err(Refusal::UnknownRoute);
+        }
+        match (segments.next(), segments.next(), segments.next()) {
+            (None, ..) => Ok(Self::Links(key)),
+            (Some(collection), Some(record_id), None) => Ok(Self::Link(LinkPath {
+                key,
+                collection,
+                record_id,
+            })),
+            (Some(""), None, _) | (_, _, Some(_)) => Err(Refusal::ExtraSegment),
             _ => Err(Refusal::UnknownRoute),
         }
     }
@@ -61,11 +100,35 @@ impl<'a> Route<'a> {
     /// The methods of the route, as `Allow` lists them.
     fn allow(self) -> &'static str {
         match self {
-            Self::Get(_) | Self::Health | Self::Live | Self::Ready => "GET, HEAD",
-            Self::Set(_) | Self::BatchGet | Self::BatchSet | Self::Token => "POST",
+            Self::Get(_)
+            | Self::Links(_)
+            | Self::LinksNamed(_)
+            | Self::Health
+            | Self::Live
+            | Self::Ready => "GET, HEAD",
+            Self::Set(_)
+            | Self::BatchGet
+            | Self::BatchSet
+            | Self::Find
+            | Self::LinkNamed
+            | Self::UnlinkNamed
+            | Self::Token => "POST",
             Self::Delete(_) | Self::Clear => "DELETE",
-            Self::BatchDelete => "DELETE, POST",
+            Self::BatchDelete | Self::Link(_) => "DELETE, POST",
         }
+    }
+
+    /// Whether it changes keys and knows no conditions. A read that ignores one does no harm.
+    fn is_unconditional_write(self) -> bool {
+        matches!(
+            self,
+            Self::BatchSet
+                | Self::BatchDelete
+                | Self::Clear
+                | Self::Link(_)
+                | Self::LinkNamed
+                | Self::UnlinkNamed
+        )
     }
 
     fn check(self, method: &Method) -> Result<(), Refusal> {
@@ -87,6 +150,22 @@ fn segment(rest: &str) -> Result<&str, Refusal> {
     }
 }
 
+/// The conditional headers of a request, if it has any: no header is copied where there is none.
+fn conditions()
+-> impl Filter<Extract = (Option<Box<Conditions>>,), Error = Infallible> + Clone + Send + Sync + 'static
+{
+    let none = warp::header::optional::<String>("if-match")
+        .and(warp::header::optional::<String>("if-none-match"))
+        .and_then(|one: Option<String>, other: Option<String>| async move {
+            match (one, other) {
+                (None, None) => Ok(None),
+                _ => Err(warp::reject()),
+            }
+        });
+    let some = warp::header::headers_cloned().map(|headers| Some(Box::new(Conditions(headers))));
+    none.or(some).unify()
+}
+
 /// The filter that answers every request of the connection from `peer`. It never rejects.
 pub fn filter(
     app: Arc<App>,
@@ -105,6 +184,7 @@ pub fn filter(
         .and(warp::path::full())
         .and(query)
         .and(authorization)
+        .and(conditions())
         .and(warp::header::optional::<u64>("content-length"))
         .and(warp::header::optional::<String>("expect"))
         .and(warp::body::stream())
@@ -113,6 +193,7 @@ pub fn filter(
                   path,
                   query,
                   authorization: Option<HeaderValue>,
+                  conditions,
                   declared,
                   expect: Option<String>,
                   stream| {
@@ -121,6 +202,7 @@ pub fn filter(
                     path,
                     query,
                     authorization,
+                    conditions,
                     peer,
                 };
                 let payload = Payload::new(stream, declared, expect.is_some());
@@ -176,20 +258,29 @@ where
     }
     if route == Route::Clear {
         head.authorize_admin(app, ready)?;
-        return key_value::clear(ready).await;
+    } else {
+        head.authorize(app, ready)?;
     }
-    head.authorize(app, ready)?;
+    if route.is_unconditional_write() {
+        condition::untaken(head.conditions.as_deref())?;
+    }
     match route {
-        Route::Get(key) => key_value::get(app, ready, key).await,
-        Route::Set(key) => key_value::set(app, ready, key, head.query.as_deref(), payload).await,
-        Route::Delete(key) => key_value::delete(app, ready, key).await,
+        Route::Get(key) => key_value::get(app, ready, head, key).await,
+        Route::Set(key) => key_value::set(app, ready, head, key, payload).await,
+        Route::Delete(key) => key_value::delete(app, ready, head, key).await,
         Route::BatchGet => batch::get(app, ready, payload).await,
         Route::BatchSet => batch::set(app, ready, payload).await,
         Route::BatchDelete => batch::delete(app, ready, payload).await,
+        Route::Clear => key_value::clear(ready).await,
+        Route::Find => find::find(app, ready, payload).await,
+        Route::Links(key) => links::list(app, ready, key, Style::Plain).await,
+        Route::LinksNamed(key) => links::list(app, ready, key, Style::Object).await,
+        Route::Link(path) if head.method == Method::DELETE => links::unlink(app, ready, path).await,
+        Route::Link(path) => links::link(app, ready, path, payload).await,
+        Route::LinkNamed => links::link_named(app, ready, payload).await,
+        Route::UnlinkNamed => links::unlink_named(app, ready, payload).await,
         // Answered above.
-        Route::Clear | Route::Token | Route::Health | Route::Live | Route::Ready => {
-            Err(Refusal::Internal)
-        }
+        Route::Token | Route::Health | Route::Live | Route::Ready => Err(Refusal::Internal),
     }
 }
 
@@ -204,6 +295,14 @@ mod tests {
     use crate::clock::ManualClock;
     use crate::config::Config;
 
+    fn link<'a>(key: &'a str, collection: &'a str, record_id: &'a str) -> Route<'a> {
+        Route::Link(LinkPath {
+            key,
+            collection,
+            record_id,
+        })
+    }
+
     #[test]
     fn fixed_verbs_win_and_keys_are_one_segment() {
         for (path, route) in [
@@ -214,10 +313,30 @@ mod tests {
             ("/api/kv/delete/a%2Fb", Route::Delete("a%2Fb")),
             ("/api/kv/batch/get", Route::BatchGet),
             ("/api/health", Route::Health),
+            ("/api/kv/find", Route::Find),
+            ("/api/kv/link", Route::LinkNamed),
+            ("/api/kv/a/links", Route::Links("a")),
+            ("/api/kv//links", Route::Links("")),
+            ("/api/kv/find/links", Route::Links("find")),
+            ("/api/kv/batch/links", Route::Links("batch")),
+            ("/api/kv/%67et/links", Route::Links("%67et")),
+            ("/api/kv/links/a", Route::LinksNamed("a")),
+            ("/api/kv/links/links", Route::LinksNamed("links")),
+            ("/api/kv/a%2Fb/links/c/d", link("a%2Fb", "c", "d")),
+            ("/api/kv/a/links//", link("a", "", "")),
+            ("/api/kv/a/links/links/links", link("a", "links", "links")),
         ] {
             assert_eq!(Route::find(path).unwrap(), route);
         }
-        for path in ["/api/kv/get/a/", "/api/kv/set/a/b", "/api/kv/delete//"] {
+        for path in [
+            "/api/kv/get/a/",
+            "/api/kv/set/a/b",
+            "/api/kv/delete//",
+            "/api/kv/get/links/c/d",
+            "/api/kv/links/a/b",
+            "/api/kv/a/links/",
+            "/api/kv/a/links/c/d/",
+        ] {
             assert!(
                 matches!(Route::find(path), Err(Refusal::ExtraSegment)),
                 "{path}"
@@ -230,6 +349,11 @@ mod tests {
             "/api/kv/get",
             "/API/kv/get/a",
             "/api/kv/batch/get/",
+            "/api/kv/find/",
+            "/api/kv/links",
+            "/api/kv/a/links/c",
+            "/api/kv/a/link",
+            "/api/kv/a/LINKS",
             "/livez/",
         ] {
             assert!(

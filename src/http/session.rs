@@ -9,6 +9,7 @@ use warp::reply::Response;
 use super::answer;
 use super::app::{App, Ready};
 use super::body::Payload;
+use super::object;
 use super::refusal::Refusal;
 use super::request::Head;
 
@@ -30,14 +31,14 @@ where
     B: Buf + Send,
 {
     let arrived = payload.read(app).await?;
-    let bytes = arrived.bytes.as_slice();
-    if bytes.is_empty() {
-        return Err(Refusal::BodyEmpty);
-    }
-    super::json::check(bytes)?;
-    let Exchange { api_key } = serde_json::from_slice(bytes).map_err(|_| {
-        Refusal::Shape("an object with a member \"api_key\", a string, is expected".to_owned())
-    })?;
+    let expected = "an object with a member \"api_key\", a string,";
+    let Exchange { api_key } = match object::parse(arrived.bytes.as_slice(), expected) {
+        // What the parser says may quote a key that was sent in the wrong place.
+        Err(Refusal::Shape(_)) => {
+            return Err(Refusal::shape(format_args!("{expected} is expected")));
+        }
+        parsed => parsed?,
+    };
     let keyring = ready.store.keyring();
     let Some(key) = keyring.authenticate(&api_key) else {
         tracing::warn!(peer = %head.peer, "an API key was refused");

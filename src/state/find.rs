@@ -4,6 +4,9 @@
 //!   looked at, so a key that is there throughout is found exactly once.
 //! - What is known of a key's beginning bounds the range that is walked.
 //! - The answer names the sequence it depends on, absences included.
+//! - Matching a pattern against one key takes linear time, and yet up to a tenth of a second where
+//!   both are as long as they may be. So the walk through the state leaves patterns out:
+//!   [`Query::narrow`] applies them to what it found, wherever nobody waits.
 
 use std::fmt;
 use std::ops::Bound;
@@ -194,6 +197,48 @@ impl Query {
             && filter.glob.is_none()
     }
 
+    /// Whether what a walk finds must be narrowed by [`Query::narrow`].
+    #[must_use]
+    pub fn has_patterns(&self) -> bool {
+        !self.patterns.is_empty()
+    }
+
+    /// What the patterns leave of a slice that began at `cursor`, with limit and offset.
+    #[must_use]
+    pub fn narrow(&self, slice: Slice, cursor: &Cursor) -> Slice {
+        let limit = self.filter.limit.unwrap_or(u64::MAX);
+        let (mut passed, mut found) = (cursor.passed, cursor.found);
+        let mut records = Vec::new();
+        for record in slice.records {
+            if !self
+                .patterns
+                .iter()
+                .all(|pattern| pattern.is_match(&record.key))
+            {
+                continue;
+            }
+            if passed < self.filter.offset {
+                passed += 1;
+                continue;
+            }
+            records.push(record);
+            found += 1;
+            if found >= limit {
+                return Slice {
+                    records,
+                    next: None,
+                };
+            }
+        }
+        let next = slice.next.map(|next| Cursor {
+            passed,
+            found,
+            ..next
+        });
+        Slice { records, next }
+    }
+
+    /// Whether a key matches all but the patterns.
     fn matches(&self, key: &str) -> bool {
         let filter = &self.filter;
         filter
@@ -208,7 +253,6 @@ impl Query {
                 .contains
                 .as_ref()
                 .is_none_or(|part| key.contains(part.as_str()))
-            && self.patterns.iter().all(|pattern| pattern.is_match(key))
     }
 
     /// The range of keys from a cursor on; `None` if it is empty.
@@ -232,7 +276,8 @@ impl Query {
     }
 
     /// Walks one slice at `now` (milliseconds since the Unix epoch), at least some entries and then
-    /// until `is_over` says so. Returns it with the sequence that it depends on.
+    /// until `is_over` says so. Returns it with the sequence that it depends on. With patterns it is
+    /// still to be narrowed, and limit and offset are not applied.
     #[must_use]
     pub fn walk(
         &self,
@@ -264,6 +309,10 @@ impl Query {
             if self.matches(key) {
                 gate = gate.max(version);
                 match self.record(key, version, &shown) {
+                    Some(record) if self.has_patterns() => {
+                        bytes += record.bytes();
+                        records.push(record);
+                    }
                     Some(_) if at.passed < self.filter.offset => at.passed += 1,
                     Some(record) => {
                         bytes += record.bytes();

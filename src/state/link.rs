@@ -25,6 +25,10 @@ impl Link {
 
 /// The links of one key. Few keys have any, so that an entry holds no more than a pointer for them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[expect(
+    clippy::box_collection,
+    reason = "a pointer in each entry, a list in few"
+)]
 pub struct Links(Option<Box<Vec<Link>>>);
 
 impl Links {

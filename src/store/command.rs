@@ -75,7 +75,8 @@ pub enum Command {
         /// The key.
         key: Key,
     },
-    /// Looks for keys, one slice of the way at a time, so that others are served in between.
+    /// Looks for keys, one slice of the way at a time, so that others are served in between. Use
+    /// `Store::find`, which also matches patterns: the owner does not.
     Find {
         /// What is looked for; the same for all slices.
         query: Arc<Query>,

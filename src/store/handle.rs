@@ -7,11 +7,12 @@ use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
 
-use super::command::{Command, Error, Reply};
+use super::command::{Answer, Command, Error, Reply};
 use super::mailbox::Envelope;
 use super::options::{Failure, Health, Opened, Options};
 use super::shared::Shared;
 use crate::state::Keyring;
+use crate::state::find::{Cursor, Query};
 
 /// A handle to the store; cheap to clone.
 #[derive(Clone)]
@@ -46,6 +47,28 @@ impl Store {
         self.shared.mailbox.send(Envelope { command, reply_to })?;
         // Dropped unanswered only if the store ended with the command in hand.
         reply.await.unwrap_or(Err(Error::OutcomeUnknown))
+    }
+
+    /// Looks for keys: one slice, from `cursor` on. Patterns are matched here, on a thread of the
+    /// runtime that may block, for the owner must not.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn find(&self, query: Arc<Query>, cursor: Cursor) -> Result<Reply, Error> {
+        let find = Command::Find {
+            query: Arc::clone(&query),
+            cursor: cursor.clone(),
+        };
+        let Reply { sequence, answer } = self.call(find).await?;
+        let answer = match answer {
+            Answer::Slice(slice) if query.has_patterns() => {
+                let narrowed = tokio::task::spawn_blocking(move || query.narrow(slice, &cursor));
+                // It ends without a result only if it panicked or the runtime ends.
+                Answer::Slice(narrowed.await.map_err(|_| Error::Stopping)?)
+            }
+            other => other,
+        };
+        Ok(Reply { sequence, answer })
     }
 
     /// The API keys as of now.

@@ -116,7 +116,14 @@ impl Client {
             headers,
             body: Vec::new(),
         };
-        if method != "HEAD" && status >= 200 {
+        if method == "HEAD" || status < 200 || status == 304 {
+            return Ok(response);
+        }
+        if response.header("transfer-encoding") == Some("chunked") {
+            while let Some(chunk) = self.chunk()? {
+                response.body.extend_from_slice(&chunk);
+            }
+        } else {
             let length = response
                 .header("content-length")
                 .and_then(|length| length.parse().ok());
@@ -124,6 +131,26 @@ impl Client {
             self.reader.read_exact(&mut response.body)?;
         }
         Ok(response)
+    }
+
+    /// The status and the headers of an answer whose body is read by [`Client::chunk`].
+    pub(crate) fn receive_head(&mut self) -> (String, Vec<String>) {
+        let status = self.line().unwrap();
+        let headers = std::iter::repeat_with(|| self.line().unwrap())
+            .take_while(|line| !line.is_empty())
+            .collect();
+        (status, headers)
+    }
+
+    /// The next chunk of a body, or `None` behind the last. A body that is cut is an error.
+    pub(crate) fn chunk(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let line = self.line()?;
+        let length = usize::from_str_radix(&line, 16)
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, line))?;
+        let mut chunk = vec![0; length];
+        self.reader.read_exact(&mut chunk)?;
+        self.line()?;
+        Ok((length > 0).then_some(chunk))
     }
 
     /// Whether the peer has closed the connection, once it has.

@@ -34,6 +34,11 @@ fn find_in(state: &State, filter: &Filter, now: u64) -> (Vec<String>, usize) {
     for slices in 1.. {
         // Every slice is over as soon as it may be.
         let (slice, _) = query.walk(state, &cursor, now, || true);
+        let slice = if query.has_patterns() {
+            query.narrow(slice, &cursor)
+        } else {
+            slice
+        };
         keys.extend(
             slice
                 .records
