@@ -384,6 +384,7 @@ impl Pair {
     }
 
     fn replay(&mut self) {
+        let digest = self.state.digest();
         self.state = State::new(self.model.retention);
         for (sequence, bytes) in (1..).zip(&self.log) {
             let decoded = Mutation::decode(bytes);
@@ -391,6 +392,7 @@ impl Pair {
             assert!(applied.is_ok(), "{}: {applied:?}", bytes.escape_ascii());
         }
         self.state.released(self.released);
+        assert_eq!(self.state.digest(), digest, "replayed");
     }
 
     fn step(&mut self, step: Step) {
@@ -609,6 +611,7 @@ fn a_clear_gives_all_memory_back_at_once() {
     assert_eq!(pair.state.memory_bytes(), 0);
     assert_eq!((pair.state.live_len(), pair.state.remembered_len()), (0, 0));
     assert_eq!(pair.state.next_due(), None);
+    assert_eq!(pair.state.digest(), State::new(10).digest());
     pair.release(pair.last());
     pair.check();
 }

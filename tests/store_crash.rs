@@ -89,11 +89,19 @@ fn versions(store: &Store) -> Versions {
 }
 
 /// Writers that go on until they are told to stop or refused, and what they were told.
-fn write_under<T>(store: &Store, during: impl FnOnce(&Mutex<Versions>) -> T) -> (T, Vec<Error>) {
+fn write_under<T>(store: &Store, during: impl FnOnce(&Mutex<Versions>) -> T) -> T {
+    write_until(store, |acknowledged, _| during(acknowledged))
+}
+
+/// The same, with those who were refused: each writer ends with its first refusal.
+fn write_until<T>(
+    store: &Store,
+    during: impl FnOnce(&Mutex<Versions>, &Mutex<Vec<Error>>) -> T,
+) -> T {
     let acknowledged = Mutex::new(Versions::new());
     let refused = Mutex::new(Vec::new());
     let stop = AtomicBool::new(false);
-    let result = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         for writer in 0..WRITERS {
             let (acknowledged, refused, stop) = (&acknowledged, &refused, &stop);
             scope.spawn(move || {
@@ -116,11 +124,10 @@ fn write_under<T>(store: &Store, during: impl FnOnce(&Mutex<Versions>) -> T) -> 
                 }
             });
         }
-        let result = during(&acknowledged);
+        let result = during(&acknowledged, &refused);
         stop.store(true, Ordering::Relaxed);
         result
-    });
-    (result, refused.into_inner().unwrap())
+    })
 }
 
 /// Waits, without sleeping on it, until so many writes were acknowledged in all.
@@ -151,7 +158,7 @@ fn assert_kept(acknowledged: &Versions, found: &Versions, what: &str) {
 fn always_every_acknowledged_write_survives_a_power_cut() {
     let disk = SimDisk::new();
     let Opened { store, threads, .. } = open(&disk, Durability::Always);
-    let (images, _) = write_under(&store, |acknowledged| {
+    let images = write_under(&store, |acknowledged| {
         let mut images = Vec::new();
         for cut in 1..=40 {
             wait_for(acknowledged, cut * 60);
@@ -193,7 +200,7 @@ fn interval_and_os_survive_kills_and_give_no_version_twice_after_a_power_cut() {
     ] {
         let disk = SimDisk::new();
         let Opened { store, threads, .. } = open(&disk, durability);
-        let ((promised, killed, cut), _) = write_under(&store, |acknowledged| {
+        let (promised, killed, cut) = write_under(&store, |acknowledged| {
             wait_for(acknowledged, 500);
             let promised = acknowledged.lock().unwrap().clone();
             (promised, disk.kill(), disk.power_cut(|_, _| 0, usize::MAX))
@@ -219,7 +226,7 @@ fn interval_and_os_survive_kills_and_give_no_version_twice_after_a_power_cut() {
 fn interval_syncs_while_there_are_writes() {
     let disk = SimDisk::new();
     let Opened { store, threads, .. } = open(&disk, Durability::Interval(Duration::from_millis(1)));
-    let (durable, _) = write_under(&store, |acknowledged| {
+    let durable = write_under(&store, |acknowledged| {
         wait_for(acknowledged, 50);
         let early = acknowledged.lock().unwrap().clone();
         // A sync is an event of the disk: some later image has what was written before it.
@@ -247,7 +254,7 @@ fn after_a_failed_sync_nobody_is_told_of_success_and_the_store_ends() {
     for call in ["sync", "write"] {
         let disk = SimDisk::new();
         let Opened { store, threads, .. } = open(&disk, Durability::Always);
-        let (promised, refused) = write_under(&store, |acknowledged| {
+        let (promised, refused) = write_until(&store, |acknowledged, refused| {
             wait_for(acknowledged, 100);
             disk.inject(move |name, path, _| {
                 (name == call && path.starts_with("wal/")).then_some(ErrorKind::Other)
@@ -257,9 +264,13 @@ fn after_a_failed_sync_nobody_is_told_of_success_and_the_store_ends() {
             assert!(matches!(failure, Failure::Storage(_)), "{failure}");
             // The disk would say yes again; nothing is tried any more.
             disk.inject(|_, _, _| None);
-            acknowledged.lock().unwrap().clone()
+            // Every writer is told, or this never ends.
+            while refused.lock().unwrap().len() < WRITERS {
+                std::thread::yield_now();
+            }
+            let promised = acknowledged.lock().unwrap().clone();
+            (promised, refused.lock().unwrap().clone())
         });
-        assert_eq!(refused.len(), WRITERS, "{call}: every writer is told");
         assert!(
             refused.iter().all(|error| *error == Error::OutcomeUnknown),
             "{refused:?}"

@@ -216,7 +216,10 @@ fn found(query: &Query, state: &State, keys: &Keys) -> Vec<(String, There)> {
     while let Some(at) = cursor {
         slices += 1;
         assert!(slices <= keys.len() + 1, "it does not come to an end");
-        let (slice, _) = query.walk(state, &at, NOW, || true);
+        let (mut slice, _) = query.walk(state, &at, NOW, || true);
+        if query.has_patterns() {
+            slice = query.narrow(slice, &at);
+        }
         for record in slice.records {
             let there = match record.hit {
                 Hit::Live { value, .. } => {

@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, VecDeque, btree_map};
 use std::ops::Bound;
 
+use super::digest;
 use super::entry::{Entry, Key};
 use super::link::Links;
 
@@ -57,6 +58,9 @@ pub(super) struct Contents {
     live_len: usize,
     remembered_len: usize,
     memory_bytes: u64,
+    /// Sum of what each slot adds to the state's digest.
+    digest: u128,
+    scratch: Vec<u8>,
 }
 
 impl Contents {
@@ -69,6 +73,8 @@ impl Contents {
             live_len: 0,
             remembered_len: 0,
             memory_bytes: 0,
+            digest: 0,
+            scratch: Vec::new(),
         }
     }
 
@@ -93,6 +99,10 @@ impl Contents {
         self.remembered_len
     }
 
+    pub(super) fn digest(&self) -> u128 {
+        self.digest
+    }
+
     pub(super) fn memory_bytes(&self) -> u64 {
         self.memory_bytes
     }
@@ -114,13 +124,19 @@ impl Contents {
         self.count(key, &slot);
         let old_due_key = match self.slots.get_mut(key) {
             Some(place) => {
+                let gone = digest::of_slot(&mut self.scratch, key, place);
+                self.digest = self.digest.wrapping_sub(gone);
                 if let (Slot::Live(new), Slot::Live(old)) = (&mut slot, &mut *place) {
                     new.links = std::mem::take(&mut old.links);
                 }
+                let comes = digest::of_slot(&mut self.scratch, key, &slot);
+                self.digest = self.digest.wrapping_add(comes);
                 let old = std::mem::replace(place, slot);
                 self.uncount(key, &old)
             }
             None => {
+                let comes = digest::of_slot(&mut self.scratch, key, &slot);
+                self.digest = self.digest.wrapping_add(comes);
                 self.slots.insert(key.into(), slot);
                 None
             }
@@ -133,18 +149,24 @@ impl Contents {
 
     /// Changes the links of a live entry, which is a change of the entry: it has a new version.
     pub(super) fn relink(&mut self, key: &str, version: u64, change: impl FnOnce(&mut Links)) {
-        let Some(Slot::Live(entry)) = self.slots.get_mut(key) else {
+        let Some(slot) = self.slots.get_mut(key) else {
+            return;
+        };
+        let before = digest::of_slot(&mut self.scratch, key, slot);
+        let Slot::Live(entry) = slot else {
             return;
         };
         self.memory_bytes -= entry.links.bytes();
         change(&mut entry.links);
         self.memory_bytes += entry.links.bytes();
-        let before = std::mem::replace(&mut entry.version, version);
+        let old_version = std::mem::replace(&mut entry.version, version);
         if let Some(deadline) = entry.deadline
-            && let Some(key) = self.due.remove(&(deadline, before))
+            && let Some(key) = self.due.remove(&(deadline, old_version))
         {
             self.due.insert((deadline, version), key);
         }
+        let after = digest::of_slot(&mut self.scratch, key, slot);
+        self.digest = self.digest.wrapping_sub(before).wrapping_add(after);
     }
 
     /// Leaves a tombstone under `key`, if anything but a tombstone is there.
@@ -155,6 +177,8 @@ impl Contents {
         if matches!(place, Slot::Tombstone { .. }) {
             return;
         }
+        let gone = digest::of_slot(&mut self.scratch, key, place);
+        self.digest = self.digest.wrapping_sub(gone);
         let tombstone = Slot::Tombstone { version };
         let old = std::mem::replace(place, Slot::Tombstone { version });
         self.count(key, &tombstone);

@@ -483,23 +483,31 @@ fn translate(glob: &str) -> Result<(String, String), QueryError> {
                 if chars.next_if(|next| matches!(next, '!' | '^')).is_some() {
                     expression.push('^');
                 }
-                let mut members = 0;
+                let mut is_first = true;
                 loop {
-                    let member = match chars.next() {
+                    let low = match chars.next() {
                         None => return Err(invalid("a [ is not closed")),
                         // A ] right behind the [ is a member.
-                        Some(']') if members > 0 => break,
+                        Some(']') if !is_first => break,
                         Some('\\') => chars.next().ok_or_else(|| invalid("it ends with a \\"))?,
-                        Some('-')
-                            if members > 0 && chars.peek().is_some_and(|next| *next != ']') =>
-                        {
-                            expression.push('-');
-                            continue;
-                        }
                         Some(member) => member,
                     };
-                    expression.push_str(&escape(member));
-                    members += 1;
+                    is_first = false;
+                    expression.push_str(&escape(low));
+                    // Read with its end: two hyphens in a row would take members away instead.
+                    let mut ahead = chars.clone();
+                    if ahead.next() == Some('-') && ahead.next().is_some_and(|next| next != ']') {
+                        chars.next();
+                        let high = match chars.next() {
+                            Some('\\') => {
+                                chars.next().ok_or_else(|| invalid("it ends with a \\"))?
+                            }
+                            Some(member) => member,
+                            None => return Err(invalid("a [ is not closed")),
+                        };
+                        expression.push('-');
+                        expression.push_str(&escape(high));
+                    }
                 }
                 expression.push(']');
                 None
@@ -521,9 +529,10 @@ fn translate(glob: &str) -> Result<(String, String), QueryError> {
     Ok((expression, literal))
 }
 
-/// A character that stands for itself, within brackets too.
+/// A character that stands for itself, within brackets too. Escaped angle brackets would be the
+/// bounds of words.
 fn escape(char: char) -> String {
-    if char.is_ascii_punctuation() {
+    if char.is_ascii_punctuation() && !matches!(char, '<' | '>') {
         format!("\\{char}")
     } else {
         char.to_string()

@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::Bound;
 
 use super::contents::{Contents, Slot, entry_bytes};
+use super::digest;
 use super::entry::{Entry, Key};
 use super::keyring::{ApiKey, Keyring};
 use super::link::{Link, Links, link_bytes};
@@ -310,6 +311,15 @@ impl State {
             }
             _ => false,
         }
+    }
+
+    /// A fingerprint of all keys, remembered ones included, with their versions, values, forms,
+    /// deadlines and links, and of the API keys. The same content has the same one, however it came
+    /// about.
+    #[must_use]
+    pub fn digest(&self) -> u128 {
+        let keys = self.contents.digest();
+        keys.wrapping_add(digest::of_keyring(&self.keyring))
     }
 
     /// The API keys.

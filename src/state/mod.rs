@@ -4,6 +4,7 @@
 //! replay of the log call the same [`State::apply`], so what a restart rebuilds is what was served.
 
 mod contents;
+mod digest;
 mod entry;
 pub mod find;
 mod keyring;

@@ -217,6 +217,20 @@ fn each_filter_finds_what_it_says() {
 }
 
 #[test]
+fn what_is_special_in_a_regular_expression_is_not_in_a_glob() {
+    let keys = &["+", ",", "-", "<a>", "a", "b", "{1}"];
+    let glob = |text: &str| Filter {
+        glob: some(text),
+        ..Filter::default()
+    };
+    assert_eq!(find(keys, glob("<*")), ["<a>"]);
+    assert_eq!(find(keys, glob("[<]a[>]")), ["<a>"]);
+    assert_eq!(find(keys, glob("{?}")), ["{1}"]);
+    assert_eq!(find(keys, glob("[+--b]")), ["+", ",", "-", "b"]);
+    assert_eq!(find(keys, glob("[a&&b]")), ["a", "b"]);
+}
+
+#[test]
 fn limit_offset_and_after_cut_the_list() {
     let keys = &["a", "b", "c", "d"];
     let any = Filter::default;

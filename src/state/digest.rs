@@ -1,0 +1,140 @@
+//! A fingerprint of what the state holds, kept up to date by every change.
+//!
+//! It is the sum, modulo 2^128, of a hash of each entry, so it depends on what is there and not on how
+//! it came there or in which order: a replay, and one day a snapshot, must arrive at the same number.
+//! The hash is XXH3-128 (<https://github.com/Cyan4973/xxHash>); it finds damage and defects, not forgers.
+
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::contents::Slot;
+use super::entry::Form;
+use super::keyring::Keyring;
+
+const LIVE: u8 = 1;
+const REMEMBERED: u8 = 2;
+const API_KEY: u8 = 3;
+const HASHING_KEY: u8 = 4;
+
+/// What one key adds: its version, value, form, deadline and links, or that it is remembered.
+/// Tombstones add nothing. `scratch` is a buffer that serves again.
+pub(super) fn of_slot(scratch: &mut Vec<u8>, key: &str, slot: &Slot) -> u128 {
+    scratch.clear();
+    match slot {
+        Slot::Tombstone { .. } => return 0,
+        Slot::Remembered { deadline, version } => {
+            scratch.push(REMEMBERED);
+            scratch.extend_from_slice(&version.to_le_bytes());
+            scratch.extend_from_slice(&deadline.to_le_bytes());
+            field(scratch, key.as_bytes());
+        }
+        Slot::Live(entry) => {
+            scratch.push(LIVE);
+            scratch.push(u8::from(entry.form == Form::Envelope));
+            scratch.push(u8::from(entry.deadline.is_some()));
+            scratch.extend_from_slice(&entry.deadline.unwrap_or(0).to_le_bytes());
+            scratch.extend_from_slice(&entry.version.to_le_bytes());
+            field(scratch, key.as_bytes());
+            // By its own hash: a value may be megabytes long.
+            scratch.extend_from_slice(&xxh3_128(&entry.value).to_le_bytes());
+            for link in entry.links.as_slice() {
+                field(scratch, link.collection.as_bytes());
+                field(scratch, link.record_id.as_bytes());
+                scratch.extend_from_slice(&link.created_at.to_le_bytes());
+                scratch.push(u8::from(link.metadata.is_some()));
+                field(scratch, link.metadata.as_deref().unwrap_or_default());
+            }
+        }
+    }
+    xxh3_128(scratch)
+}
+
+/// What the API keys and their hashing key add.
+pub(super) fn of_keyring(keyring: &Keyring) -> u128 {
+    let mut scratch = vec![HASHING_KEY];
+    scratch.extend_from_slice(&keyring.hashing_key);
+    let mut sum = xxh3_128(&scratch);
+    for key in keyring.api_keys.values() {
+        scratch.clear();
+        scratch.push(API_KEY);
+        field(&mut scratch, key.id.as_bytes());
+        field(&mut scratch, key.role.as_str().as_bytes());
+        scratch.extend_from_slice(&key.digest);
+        sum = sum.wrapping_add(xxh3_128(&scratch));
+    }
+    sum
+}
+
+/// Appends bytes of a length that varies, so that no two sequences of fields look the same.
+fn field(scratch: &mut Vec<u8>, bytes: &[u8]) {
+    scratch.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+    scratch.extend_from_slice(bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::state::{Entry, Link, Links};
+
+    fn entry() -> Entry {
+        Entry {
+            value: Bytes::from_static(b"1"),
+            form: Form::Bare,
+            version: 7,
+            deadline: None,
+            links: Links::default(),
+        }
+    }
+
+    fn link(metadata: Option<&'static [u8]>, created_at: u64, record_id: &str) -> Links {
+        let link = Link {
+            collection: "users".into(),
+            record_id: record_id.into(),
+            metadata: metadata.map(Bytes::from_static),
+            created_at,
+        };
+        [link].into_iter().collect()
+    }
+
+    #[test]
+    fn each_part_of_an_entry_counts() {
+        let with = |change: fn(&mut Entry)| {
+            let mut entry = entry();
+            change(&mut entry);
+            Slot::Live(entry)
+        };
+        let slots = [
+            with(|_| {}),
+            with(|entry| entry.value = Bytes::from_static(b"2")),
+            with(|entry| entry.form = Form::Envelope),
+            with(|entry| entry.version = 8),
+            with(|entry| entry.deadline = Some(0)),
+            with(|entry| entry.deadline = Some(7)),
+            with(|entry| entry.links = link(None, 1, "1")),
+            with(|entry| entry.links = link(Some(b"1"), 1, "1")),
+            with(|entry| entry.links = link(None, 2, "1")),
+            with(|entry| entry.links = link(None, 1, "2")),
+            Slot::Remembered {
+                deadline: 7,
+                version: 7,
+            },
+            Slot::Remembered {
+                deadline: 8,
+                version: 7,
+            },
+        ];
+        let mut scratch = Vec::new();
+        let mut sums: Vec<u128> = slots
+            .iter()
+            .map(|slot| of_slot(&mut scratch, "k", slot))
+            .collect();
+        sums.push(of_slot(&mut scratch, "l", &slots[0]));
+        let count = sums.len();
+        sums.sort_unstable();
+        sums.dedup();
+        assert_eq!(sums.len(), count);
+        let gone = Slot::Tombstone { version: 7 };
+        assert_eq!(of_slot(&mut scratch, "k", &gone), 0);
+    }
+}
