@@ -15,7 +15,8 @@
 //! each line of the body is a chunk; a line `>hex 00ff` is bytes.
 //!
 //! In all texts `<n+1>` is the sequence one above the one before the script, `<now+10>` the clock in
-//! seconds and ten more, `<sub>` the admin key's id, `<a*500>` five hundred times `a`; in expected
+//! seconds and ten more, `<sub>` the admin key's id, `<jwt>` the
+//! token, `<a*500>` five hundred times `a`; in expected
 //! bodies `<any>` is any text without a quotation mark.
 //!
 //! Directives: `@config <setting> <number>` (or `@config values envelope`) before the first step; `@token admin|user|none`, `@token
@@ -347,6 +348,9 @@ impl Runner {
     fn macro_text(&self, name: &str) -> Option<String> {
         if name == "sub" {
             return Some(self.sub.clone());
+        }
+        if name == "jwt" {
+            return self.token.clone();
         }
         if let Some(offset) = name.strip_prefix("n+") {
             return Some((self.base + offset.parse::<u64>().ok()?).to_string());

@@ -3,10 +3,12 @@
 
 mod common;
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
+use common::Client;
 use common::process::Process;
 use common::server::DataDir;
 
@@ -53,6 +55,82 @@ fn usage_errors_end_with_2_and_bad_settings_with_78_all_named_at_once() {
                 .unwrap()
                 .is_object()
         );
+    }
+}
+
+#[test]
+fn settings_that_cannot_work_together_are_found_before_anything_is_done() {
+    let dir = DataDir::new();
+    let path = dir.path().to_str().unwrap();
+    for sizes in [
+        ["--segment-bytes", "1MiB"],
+        ["--max-body-bytes", "67000000"],
+    ] {
+        let arguments = ["--listen", "127.0.0.1:0", "--data-dir", path];
+        let (code, log) = ended(ekokv(&arguments).args(sizes).args(["--token-ttl", "1m"]));
+        assert_eq!(code, 78, "{log}");
+        assert!(log.contains("--segment-bytes"), "{log}");
+        assert!(log.contains("--max-body-bytes"), "{log}");
+        // With all the others.
+        assert!(log.contains("--token-ttl is at least"), "{log}");
+        assert!(!dir.path().exists(), "{log}");
+    }
+}
+
+#[test]
+fn a_secret_that_is_too_short_ends_with_78() {
+    let dir = DataDir::new();
+    let mut process = Process::start(dir.path(), &[]);
+    process.signal("TERM");
+    assert_eq!(process.wait().code(), Some(0));
+    fs::write(dir.path().join("jwt-secret"), "short").unwrap();
+    let (status, log) = refused(&dir);
+    assert_eq!(status.code(), Some(78), "{log}");
+    assert!(log.contains("jwt-secret"), "{log}");
+    assert!(!log.contains("short\""), "{log}");
+}
+
+#[test]
+fn damage_that_cannot_be_repaired_ends_with_65_and_names_place_and_help() {
+    let dir = DataDir::new();
+    let mut process = Process::start(dir.path(), &[]);
+    let bearer = format!("Bearer {}", process.token());
+    let headers = [("Authorization", bearer.as_str())];
+    let value = format!("\"{}\"", "v".repeat(60_000));
+    for key in 0..2 {
+        let target = format!("/api/kv/set/{key}");
+        let set = Client::new(process.address).request("POST", &target, &headers, value.as_bytes());
+        assert_eq!(set.status, 200, "{set:?}");
+    }
+    process.signal("TERM");
+    assert_eq!(process.wait().code(), Some(0));
+
+    let segment = fs::read_dir(dir.path().join("wal"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "wal"))
+        .min()
+        .unwrap();
+    let mut bytes = fs::read(&segment).unwrap();
+    // Within one value: parity rebuilds one cell of it.
+    for at in [30_000, 50_000] {
+        bytes[at] ^= 0x10;
+    }
+    fs::write(&segment, &bytes).unwrap();
+    let (status, log) = refused(&dir);
+    assert_eq!(status.code(), Some(65), "{log}");
+    let name = segment.file_name().unwrap().to_str().unwrap();
+    for part in [name, "offset", "ekokv wal"] {
+        assert!(log.contains(part), "{part}: {log}");
+    }
+    assert_eq!(fs::read(&segment).unwrap(), bytes, "it was changed");
+}
+
+/// How a start on this data dir ends, which must not succeed, and its log.
+fn refused(dir: &DataDir) -> (ExitStatus, String) {
+    match Process::try_start(dir.path(), &[]) {
+        Ok(process) => panic!("it started: {:?}", process.log),
+        Err((status, log)) => (status, log.join("\n")),
     }
 }
 
@@ -114,7 +192,7 @@ fn the_first_start_shows_an_admin_key_once_with_lines_that_work_when_pasted() {
             break;
         }
     }
-    let key = std::fs::read_to_string(dir.path().join("admin-key")).unwrap();
+    let key = fs::read_to_string(dir.path().join("admin-key")).unwrap();
     let key = key.trim();
     assert!(key.chars().count() >= 32, "{key}");
     assert!(shown.iter().any(|line| line.trim() == key), "{shown:#?}");

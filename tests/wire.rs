@@ -332,6 +332,87 @@ fn bodies_under_way_share_a_budget_and_the_next_one_is_told_to_come_back() {
 }
 
 #[test]
+fn exchanges_are_small_and_take_nothing_from_the_budget() {
+    let server = Server::start(|config| config.max_inflight_bytes = config.max_body_bytes);
+    let token = server.admin_token();
+    let head = |extra: &str| format!("POST /api/auth/token HTTP/1.1\r\nHost: test\r\n{extra}\r\n");
+    // Nobody knows who these are, and they never send what they announce.
+    let mut strangers: Vec<Client> = (0..4).map(|_| server.client()).collect();
+    for stranger in &mut strangers {
+        stranger.send(head("Content-Length: 4096\r\nExpect: 100-continue\r\n").as_bytes());
+        assert_eq!(stranger.receive("POST").status, 100);
+    }
+    let mut client = server.client();
+    let length = server.config.max_body_bytes;
+    let expect = format!("Content-Length: {length}\r\nExpect: 100-continue\r\n");
+    client.send(set_head(&token, "a", &expect).as_bytes());
+    assert_eq!(client.receive("POST").status, 100);
+
+    // The budget is used up by now.
+    assert!(!server.admin_token().is_empty());
+    let chunks = format!("800\r\n{}\r\n", " ".repeat(0x800)).repeat(3);
+    for (extra, body) in [
+        ("Content-Length: 4097\r\n", ""),
+        ("Transfer-Encoding: chunked\r\n", chunks.as_str()),
+    ] {
+        let mut client = server.client();
+        client.send(head(extra).as_bytes());
+        client.send(body.as_bytes());
+        let refusal = client.receive("POST");
+        assert_eq!(refusal.status, 413, "{refusal:?}");
+        let text = refusal.text();
+        assert!(text.contains(r#""error":"body_too_large""#), "{text}");
+        assert!(text.contains("4096") && !text.contains("--max"), "{text}");
+    }
+}
+
+#[test]
+fn answers_that_nobody_reads_fill_the_budget_until_they_are_read() {
+    // Far more than the buffers of a socket.
+    const VALUE_BYTES: usize = 8 << 20;
+    let server = Server::start(|config| {
+        config.segment_bytes = MANY_BYTES;
+        config.max_value_bytes = 8 << 20;
+        config.max_body_bytes = 8 << 20;
+        config.max_inflight_bytes = 20 << 20;
+    });
+    let token = server.admin_token();
+    let value = format!("\"{}\"", "v".repeat(VALUE_BYTES - 2));
+    let mut client = server.client();
+    client.send(set_head(&token, "a", &format!("Content-Length: {VALUE_BYTES}\r\n")).as_bytes());
+    client.send(value.as_bytes());
+    assert_eq!(client.receive("POST").status, 200);
+    // What the set has taken is given back before its connection goes on.
+    assert_eq!(client.request("GET", "/livez", &[], b"").status, 200);
+
+    let request = format!(
+        "GET /api/kv/get/a HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {token}\r\n\r\n"
+    );
+    let mut readers: Vec<Client> = (0..2).map(|_| server.client()).collect();
+    let mut length = 0;
+    for reader in &mut readers {
+        reader.send(request.as_bytes());
+        let (status, headers) = reader.receive_head();
+        assert_eq!(status, "HTTP/1.1 200 OK");
+        length = headers
+            .iter()
+            .find_map(|header| header.strip_prefix("content-length: "))
+            .unwrap()
+            .parse()
+            .unwrap();
+    }
+    assert_eq!(length, VALUE_BYTES);
+    let refusal = get(&mut client, &token, "a");
+    assert_eq!(refusal.status, 429, "{:?}", refusal.headers);
+    assert!(refusal.text().contains("--max-inflight-bytes"));
+
+    let mut reader = readers.pop().unwrap();
+    assert_eq!(reader.read(length), value.as_bytes());
+    assert_eq!(reader.request("GET", "/livez", &[], b"").status, 200);
+    assert_eq!(get(&mut client, &token, "a").text(), value);
+}
+
+#[test]
 fn a_client_that_leaves_within_its_body_has_done_nothing() {
     let server = Server::start(|_| {});
     let token = server.admin_token();
@@ -543,6 +624,7 @@ fn without_its_jwt_secret_a_data_dir_keeps_its_data_and_loses_its_tokens() {
 #[test]
 fn a_new_admin_key_voids_the_old_one() {
     let mut server = Server::start(|_| {});
+    let old = server.admin_token();
     let exchange = |server: &Server, key: &str| {
         let body = format!("{{\"api_key\":\"{key}\"}}");
         server
@@ -555,9 +637,12 @@ fn a_new_admin_key_voids_the_old_one() {
     server.restart_after(|config| config.admin_key = Some(Secret::new(other)));
     assert_eq!(exchange(&server, other), 200);
     assert_eq!(exchange(&server, ADMIN_KEY), 401);
+    // So are the tokens that it was exchanged for.
+    assert_eq!(get(&mut server.client(), &old, "a").status, 401);
     // Durably: it need not be given again.
     server.restart_after(|config| config.admin_key = None);
     assert_eq!(exchange(&server, other), 200);
+    assert_eq!(get(&mut server.client(), &old, "a").status, 401);
     assert_eq!(exchange(&server, ADMIN_KEY), 401);
 }
 

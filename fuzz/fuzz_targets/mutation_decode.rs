@@ -5,7 +5,9 @@ use ekokv::state::{Mutation, State};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    let Ok(mutation) = Mutation::decode(bytes) else { return };
+    let Ok(mutation) = Mutation::decode(bytes) else {
+        return;
+    };
     assert_eq!(mutation.encoded_len(), bytes.len());
     let mut encoded = Vec::new();
     mutation.encode(&mut encoded);

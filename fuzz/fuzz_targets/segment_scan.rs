@@ -31,13 +31,19 @@ fn scan(bytes: &[u8]) {
         assert_eq!(*end, next);
     }
     let again = scan_segment(bytes, |_, _| {});
-    assert_eq!(again.is_ok(), scanned.is_ok(), "reading again gives the same");
+    assert_eq!(
+        again.is_ok(),
+        scanned.is_ok(),
+        "reading again gives the same"
+    );
 }
 
 fuzz_target!(|bytes: &[u8]| {
     scan(bytes);
-    let salt: [u8; 16] =
-        bytes.get(SALT_AT..SALT_AT + 16).and_then(|salt| salt.try_into().ok()).unwrap_or_default();
+    let salt: [u8; 16] = bytes
+        .get(SALT_AT..SALT_AT + 16)
+        .and_then(|salt| salt.try_into().ok())
+        .unwrap_or_default();
     let mut mended = bytes.to_vec();
     rewrite_checksums(&mut mended, 2, b"ekokv segment header", &salt);
     scan(&mended);

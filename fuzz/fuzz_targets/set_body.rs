@@ -67,7 +67,9 @@ fn accepted(bytes: &[u8], body: Body<'_>) {
             .unwrap(),
         Reference::Refused => panic!("serde_json refuses what is accepted"),
     };
-    is_value(text, value.as_ref());
+    if check(text.as_bytes()).is_ok() {
+        is_value(text, value.as_ref());
+    }
     let members = value.as_ref().and_then(Value::as_object);
     let member = |name: &str| members.and_then(|members| members.get(name));
     let ttl = match body.shape {
@@ -119,14 +121,30 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(check_body(bytes), body, "reading again gives the same");
     match (body, check(bytes)) {
         (Ok(body), text) => {
-            assert_eq!(text, Ok(body.text));
+            // An envelope does not count towards the depth of its value.
+            let deep = matches!(
+                text,
+                Err(JsonError {
+                    what: Fault::Depth,
+                    ..
+                })
+            );
+            let envelope = matches!(body.shape, Shape::Envelope { .. });
+            assert!(text == Ok(body.text) || (deep && envelope));
             accepted(bytes, body);
         }
         (Err(error), text) => {
-            // Only the members of a body are told apart.
-            match error.what {
-                Fault::Doubled(_) => {}
-                _ => assert_eq!(text, Err(error)),
+            // Only the members of a body are told apart, and with an envelope in view its depth is
+            // judged at the end.
+            match (error.what, text) {
+                (Fault::Doubled(_) | Fault::Depth, _) => {}
+                (
+                    _,
+                    Err(JsonError {
+                        what: Fault::Depth, ..
+                    }),
+                ) => {}
+                (_, text) => assert_eq!(text, Err(error)),
             }
             refused(bytes, error);
         }

@@ -18,7 +18,7 @@ pub use settings::Flags;
 
 use crate::clock::Clock;
 use crate::state::KEY_BYTES_MAX;
-use crate::store::{Durability, Options};
+use crate::store::{Durability, Options, fits_segment};
 use settings::Settings;
 use units::Memory;
 
@@ -37,6 +37,8 @@ const SEGMENT_BYTES_MAX: u64 = GIB;
 /// An admin key of fewer characters, or of fewer different ones, can be guessed.
 const ADMIN_KEY_CHARS_MIN: usize = 32;
 const ADMIN_KEY_DISTINCT_MIN: usize = 8;
+/// A longer one would not fit into the request that exchanges it for a token.
+const ADMIN_KEY_BYTES_MAX: usize = 1024;
 /// What is assumed to be available where the machine does not say.
 const MEMORY_BYTES_FALLBACK: u64 = GIB;
 const MEMORY_PERCENT: u64 = 75;
@@ -216,6 +218,13 @@ impl Config {
     /// Every problem there is.
     pub fn validate(&self) -> Result<(), Problems> {
         let key_bytes_max = u64::try_from(KEY_BYTES_MAX).unwrap_or(u64::MAX);
+        let needed = fits_segment(
+            self.segment_bytes,
+            self.max_body_bytes,
+            self.max_batch_keys,
+            self.max_key_bytes,
+        )
+        .err();
         let rules = [
             (
                 port(&self.listen).is_some(),
@@ -276,13 +285,16 @@ impl Config {
                 (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&self.segment_bytes),
                 "--segment-bytes is between 1MiB and 1GiB".to_owned(),
             ),
-            // The store knows the overhead and checks exactly; this names the obvious early.
             (
-                self.max_body_bytes < self.segment_bytes,
+                needed.is_none(),
                 format!(
-                    "--max-body-bytes ({}) is less than --segment-bytes ({}): a request fits into \
-                     one log segment",
-                    self.max_body_bytes, self.segment_bytes
+                    "--segment-bytes ({}) is too small for the largest request that \
+                     --max-body-bytes ({}) and --max-batch-keys ({}) allow, which takes {}: raise \
+                     it or lower them",
+                    self.segment_bytes,
+                    self.max_body_bytes,
+                    self.max_batch_keys,
+                    needed.unwrap_or_default()
                 ),
             ),
             (
@@ -291,7 +303,8 @@ impl Config {
                     .is_none_or(|key| is_strong(key.reveal())),
                 format!(
                     "EKOKV_ADMIN_KEY has at least {ADMIN_KEY_CHARS_MIN} characters, at least \
-                     {ADMIN_KEY_DISTINCT_MIN} of them different"
+                     {ADMIN_KEY_DISTINCT_MIN} of them different, and at most {ADMIN_KEY_BYTES_MAX} \
+                     bytes"
                 ),
             ),
         ];
@@ -345,10 +358,12 @@ fn port(listen: &str) -> Option<u16> {
     }
 }
 
-/// Whether an admin key is long and varied enough.
+/// Whether an admin key is long and varied enough, and not too long.
 fn is_strong(key: &str) -> bool {
     let distinct: std::collections::BTreeSet<char> = key.chars().collect();
-    key.chars().count() >= ADMIN_KEY_CHARS_MIN && distinct.len() >= ADMIN_KEY_DISTINCT_MIN
+    key.chars().count() >= ADMIN_KEY_CHARS_MIN
+        && distinct.len() >= ADMIN_KEY_DISTINCT_MIN
+        && key.len() <= ADMIN_KEY_BYTES_MAX
 }
 
 #[cfg(test)]

@@ -168,6 +168,16 @@ fn contradictions_are_problems() {
             segment_bytes: 16 << 20,
             ..good.clone()
         },
+        // What a request takes in the log beyond its body does not fit any more.
+        Config {
+            max_body_bytes: 63 << 20,
+            segment_bytes: 63 << 20,
+            ..good.clone()
+        },
+        Config {
+            max_body_bytes: (64 << 20) - 1,
+            ..good.clone()
+        },
         Config {
             segment_bytes: (1 << 30) + 1,
             ..good.clone()
@@ -178,6 +188,10 @@ fn contradictions_are_problems() {
         },
         Config {
             admin_key: Some(Secret::new("abababababababababababababababababab")),
+            ..good.clone()
+        },
+        Config {
+            admin_key: Some(Secret::new("0123456789".repeat(103))),
             ..good.clone()
         },
         Config {

@@ -76,7 +76,10 @@ where
         Takes::Values,
         app.limits.batch_keys,
     )?;
-    let all = batch.ttl.map_or(Ok(Ttl::None), ttl::parse_json)?;
+    let all = batch
+        .ttl
+        .map_or(Ok(Ttl::None), ttl::parse_json)
+        .map_err(Refusal::TtlInJson)?;
     let mut puts = Vec::with_capacity(batch.keys.len());
     let mut outcomes = Vec::with_capacity(batch.keys.len());
     for (index, (key, value)) in batch.keys.iter().zip(&batch.values).enumerate() {

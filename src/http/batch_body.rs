@@ -21,6 +21,15 @@ pub(super) enum Takes {
     Values,
 }
 
+impl Takes {
+    fn expected(self) -> &'static str {
+        match self {
+            Self::Keys => "an object with the list \"keys\"",
+            Self::Values => "an object with the lists \"keys\" and \"values\" and perhaps \"ttl\"",
+        }
+    }
+}
+
 /// A batch as it was sent: the JSON texts of its elements.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Batch<'a> {
@@ -37,11 +46,17 @@ pub(super) fn parse(bytes: &[u8], takes: Takes, keys_max: usize) -> Result<Batch
     if bytes.is_empty() {
         return Err(Refusal::BodyEmpty);
     }
-    let text = json::check(bytes)?;
+    let text = json::check_batch(bytes)?;
+    if !text.starts_with('{') {
+        return Err(Refusal::shape(format_args!(
+            "{} is expected",
+            takes.expected()
+        )));
+    }
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let (keys, values, ttl) = Members { takes, keys_max }
         .deserialize(&mut deserializer)
-        .map_err(Refusal::shape)?;
+        .map_err(|error| Refusal::parsed(&error))?;
     if keys.length > keys_max {
         return Err(Refusal::BatchTooLong {
             length: keys.length,
@@ -85,10 +100,7 @@ impl<'de> Visitor<'de> for Members {
     type Value = (List<'de>, List<'de>, Option<&'de str>);
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.takes {
-            Takes::Keys => "an object with the list \"keys\"",
-            Takes::Values => "an object with the lists \"keys\" and \"values\" and perhaps \"ttl\"",
-        })
+        f.write_str(self.takes.expected())
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {

@@ -98,9 +98,17 @@ where
         }
     }
 
-    /// The whole body.
+    /// The whole body, of at most `--max-body-bytes`.
     pub(super) async fn read(&mut self, app: &App) -> Result<Arrived, Refusal> {
-        let limit = app.limits.body_bytes;
+        self.read_within(app, app.limits.body_bytes).await
+    }
+
+    /// The whole body, of at most `limit` bytes.
+    pub(super) async fn read_within(
+        &mut self,
+        app: &App,
+        limit: usize,
+    ) -> Result<Arrived, Refusal> {
         let declared = match self.declared.map(usize::try_from) {
             None => None,
             Some(Ok(length)) if length <= limit => Some(length),
@@ -111,7 +119,11 @@ where
             return Err(Refusal::InflightFull);
         }
         self.progress = Progress::Coming;
-        let gathered = timeout(BODY_TIME_MAX, self.gather(app, declared, &mut reservation)).await;
+        let gathered = timeout(
+            BODY_TIME_MAX,
+            self.gather(app, limit, declared, &mut reservation),
+        )
+        .await;
         let bytes = gathered.unwrap_or_else(|_| {
             self.progress = Progress::Broken;
             Err(Refusal::BodySlow)
@@ -123,10 +135,10 @@ where
     async fn gather(
         &mut self,
         app: &App,
+        limit: usize,
         declared: Option<usize>,
         reservation: &mut Reservation,
     ) -> Result<Buffer, Refusal> {
-        let limit = app.limits.body_bytes;
         let Some(first) = self.next().await? else {
             return Ok(Buffer::Piece(Bytes::new()));
         };

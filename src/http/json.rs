@@ -3,14 +3,17 @@
 //! - One pass, nothing is built, nothing recurses: memory does not depend on the text.
 //! - The grammar is RFC 8259's, with nothing added (no byte order mark, no comments) and two
 //!   things taken away: nesting beyond [`DEPTH_MAX`] and escapes of unpaired surrogates.
+//! - Depth is that of the value that is stored: an envelope or a batch around it does not count.
 //! - Numbers are checked as text. They are never read, so they can be neither too large nor
 //!   rounded.
 //! - A text that passes is kept as it came, without the space around it.
 
+mod batch;
 mod scanner;
 #[cfg(test)]
 mod tests;
 
+pub use batch::{BatchError, check_batch};
 use scanner::Scanner;
 
 /// How deep arrays and objects may be nested.
@@ -110,7 +113,7 @@ pub fn check(bytes: &[u8]) -> Result<&str, JsonError> {
     let mut scanner = Scanner::new(utf8(bytes)?);
     scanner.space();
     let start = scanner.place();
-    scanner.value(0)?;
+    scanner.value()?;
     scanner.end(start)
 }
 
@@ -130,12 +133,7 @@ pub fn check_body_text(text: &str) -> Result<Body<'_>, JsonError> {
     let mut scanner = Scanner::new(text);
     scanner.space();
     let start = scanner.place();
-    let shape = if scanner.eat(b'{') {
-        body_members(&mut scanner)?
-    } else {
-        scanner.value(0)?;
-        Shape::Bare { ttl: None }
-    };
+    let shape = body_value(&mut scanner)?;
     Ok(Body {
         text: scanner.end(start)?,
         shape,
@@ -149,10 +147,13 @@ fn utf8(bytes: &[u8]) -> Result<&str, JsonError> {
     })
 }
 
-/// Passes the members of the outermost object, behind its brace, and its closing brace.
-fn body_members<'a>(scanner: &mut Scanner<'a>) -> Result<Shape<'a>, JsonError> {
-    let (mut value, mut ttl) = (None, None);
-    let mut others = false;
+/// Passes the members of an object, behind its brace, and its closing brace. `each` passes a
+/// member's value; it is told where the member begins, its name in quotation marks, and whether there
+/// are escapes in that.
+fn members<'a, E: From<JsonError>>(
+    scanner: &mut Scanner<'a>,
+    mut each: impl FnMut(&mut Scanner<'a>, usize, &'a str, bool) -> Result<(), E>,
+) -> Result<(), E> {
     scanner.space();
     let mut more = !scanner.eat(b'}');
     while more {
@@ -160,8 +161,28 @@ fn body_members<'a>(scanner: &mut Scanner<'a>) -> Result<Shape<'a>, JsonError> {
         let name_at = scanner.place();
         let (quoted, escaped) = scanner.name()?;
         scanner.space();
+        each(scanner, name_at, quoted, escaped)?;
+        scanner.space();
+        more = scanner.eat(b',');
+        if !more {
+            scanner.require(b'}', Fault::ObjectEnd)?;
+        }
+    }
+    Ok(())
+}
+
+/// Passes a set body or a batch element, without the space around it.
+fn body_value<'a>(scanner: &mut Scanner<'a>) -> Result<Shape<'a>, JsonError> {
+    if !scanner.eat(b'{') {
+        scanner.value()?;
+        return Ok(Shape::Bare { ttl: None });
+    }
+    let (mut value, mut ttl) = (None, None);
+    let mut others = false;
+    scanner.take_full();
+    members(scanner, |scanner, name_at, quoted, escaped| {
         let start = scanner.place();
-        scanner.value(1)?;
+        scanner.value()?;
         let place = match Name::of(quoted, escaped) {
             Name::Value => Some((&mut value, "value")),
             Name::Ttl => Some((&mut ttl, "ttl")),
@@ -176,16 +197,17 @@ fn body_members<'a>(scanner: &mut Scanner<'a>) -> Result<Shape<'a>, JsonError> {
                 at: name_at,
             });
         }
-        scanner.space();
-        more = scanner.eat(b',');
-        if !more {
-            scanner.require(b'}', Fault::ObjectEnd)?;
-        }
+        Ok(())
+    })?;
+    match (value, scanner.take_full()) {
+        (Some(value), _) if !others => Ok(Shape::Envelope { value, ttl }),
+        // The object is the value, and a level of it.
+        (_, Some(at)) => Err(JsonError {
+            what: Fault::Depth,
+            at,
+        }),
+        (_, None) => Ok(Shape::Bare { ttl }),
     }
-    Ok(match value {
-        Some(value) if !others => Shape::Envelope { value, ttl },
-        _ => Shape::Bare { ttl },
-    })
 }
 
 /// The members that mean something at the top of a body.

@@ -30,12 +30,9 @@ pub(super) async fn get(
     match answer {
         Answer::Found(found) => {
             let form = app.shown(found.form);
-            // A bare value leaves as it is stored; only an envelope is a copy that takes memory.
-            let copied = match form {
-                Form::Bare => 0,
-                Form::Envelope => found.value.len(),
-            };
-            let reservation = answer::reserve(&app.budget, copied)?;
+            // A bare value leaves without a copy. It takes memory all the same: a waiting answer keeps
+            // a value that may have been overwritten or deleted since.
+            let reservation = answer::reserve(&app.budget, found.value.len())?;
             let mut response = answer::at(sequence, answer::formed(found.value, form));
             answer::describe(&mut response, found.version, found.deadline);
             answer::hold(&mut response, reservation);
@@ -75,7 +72,8 @@ where
         Shape::Envelope { value, ttl } => (
             value,
             Form::Envelope,
-            ttl.map_or(Ok(Ttl::None), ttl::parse_json)?,
+            ttl.map_or(Ok(Ttl::None), ttl::parse_json)
+                .map_err(Refusal::TtlInJson)?,
         ),
         Shape::Bare { ttl } => (body.text, Form::Bare, ttl.map_or(Ttl::None, ttl::bare_ttl)),
     };

@@ -67,10 +67,14 @@ pub(super) fn ttl(query: &str) -> Result<Option<Ttl>, Refusal> {
         if form_decoded(name)? != "ttl" {
             return Err(Refusal::QueryUnknown);
         }
-        if found
-            .replace(ttl::parse_text(&form_decoded(value)?)?)
-            .is_some()
-        {
+        let ttl = ttl::parse_text(&form_decoded(value)?).map_err(|error| {
+            if value.contains('+') {
+                Refusal::TtlPlus(error)
+            } else {
+                Refusal::Ttl(error)
+            }
+        })?;
+        if found.replace(ttl).is_some() {
             return Err(Refusal::QueryTtlTwice);
         }
     }

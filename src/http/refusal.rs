@@ -10,7 +10,7 @@ use warp::reply::Response;
 
 use super::answer;
 use super::condition::ConditionError;
-use super::json::JsonError;
+use super::json::{BatchError, JsonError};
 use super::path::Part;
 use crate::auth;
 use crate::state::find::QueryError;
@@ -76,9 +76,15 @@ pub(super) enum Refusal {
     BodyEmpty,
     #[error("{0}")]
     Json(#[from] JsonError),
-    #[error("value {index} of the batch: {error}")]
+    #[error("{0}; a + in a query stands for a space: write it as %2B")]
+    TtlPlus(TtlError),
+    #[error("{}", ttl_in_json(*.0))]
+    TtlInJson(TtlError),
+    #[error("key {index} of the batch is not acceptable JSON: {} at byte {} of it", .error.what, .error.at)]
+    BatchKey { index: usize, error: JsonError },
+    #[error("value {index} of the batch is not acceptable JSON: {} at byte {} of it", .error.what, .error.at)]
     BatchValue { index: usize, error: JsonError },
-    #[error("value {index} of the batch: {error}")]
+    #[error("value {index} of the batch: {}", ttl_in_json(*.error))]
     BatchTtl { index: usize, error: TtlError },
     #[error("the body is not what is expected here: {0}")]
     Shape(String),
@@ -88,7 +94,9 @@ pub(super) enum Refusal {
     Find(String),
     #[error("{0}")]
     Pattern(#[from] QueryError),
-    #[error("{keys} keys and {values} values: there is one value for each key")]
+    #[error(
+        "the lists differ in length (keys: {keys}, values: {values}): there is one value for each key"
+    )]
     BatchLengths { keys: usize, values: usize },
     #[error(
         "the batch has {length} keys and the limit is {limit} (--max-batch-keys, \
@@ -110,6 +118,8 @@ pub(super) enum Refusal {
          EKOKV_MAX_BODY_BYTES)"
     )]
     BodyTooLarge { limit: usize },
+    #[error("the body has more than {limit} bytes, which is the limit for an API key's exchange")]
+    ExchangeTooLarge { limit: usize },
     #[error(
         "the answer would have {length} bytes and the limit is {limit} (--max-inflight-bytes, \
          EKOKV_MAX_INFLIGHT_BYTES): ask for fewer keys at a time"
@@ -134,9 +144,6 @@ pub(super) enum Refusal {
     Internal,
 }
 
-/// The most of a parser's message that is repeated, in bytes: it may quote the body.
-const MESSAGE_BYTES_MAX: usize = 200;
-
 /// What a failed condition has met.
 fn precondition(version: Option<u64>) -> String {
     match version {
@@ -145,15 +152,45 @@ fn precondition(version: Option<u64>) -> String {
     }
 }
 
-impl Refusal {
-    /// A body of another shape, as a parser says it.
-    pub(super) fn shape(error: impl fmt::Display) -> Self {
-        let mut message = error.to_string();
-        if message.len() > MESSAGE_BYTES_MAX {
-            message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
-            message.push('…');
+/// What is wrong with a TTL in a body. There `null` is the only word for none.
+fn ttl_in_json(error: TtlError) -> String {
+    error.to_string().replace("none (null in JSON)", "null")
+}
+
+impl From<BatchError> for Refusal {
+    fn from(error: BatchError) -> Self {
+        match error {
+            BatchError::Body(error) => Self::Json(error),
+            BatchError::Key { index, error } => Self::BatchKey { index, error },
+            BatchError::Value { index, error } => Self::BatchValue { index, error },
         }
-        Self::Shape(message)
+    }
+}
+
+impl Refusal {
+    /// A body of another shape, in a sentence of ours.
+    pub(super) fn shape(sentence: impl fmt::Display) -> Self {
+        Self::Shape(sentence.to_string())
+    }
+
+    /// A body of another shape, which is JSON, as a parser found it. The parser quotes what it met;
+    /// that is the caller's text and perhaps a secret, so only what it expected is repeated.
+    pub(super) fn parsed(error: &serde_json::Error) -> Self {
+        let sentence = error.to_string();
+        let Some((met, rest)) = sentence.rsplit_once(", expected ") else {
+            return Self::Shape(sentence);
+        };
+        let (expected, place) = rest.split_once(" at line ").unwrap_or((rest, "?"));
+        Self::Shape(if met.starts_with("unknown field") {
+            let known = expected.strip_prefix("one of ").unwrap_or(expected);
+            format!("it has a member that is not known here at line {place}; possible is {known}")
+        } else {
+            let expected = match expected {
+                "u64" => "a whole number",
+                other => other,
+            };
+            format!("{expected} is expected at line {place}")
+        })
     }
 
     /// Status and code: what a program goes by.
@@ -185,13 +222,17 @@ impl Refusal {
             Self::QueryEncoding | Self::QueryUnknown => (StatusCode::BAD_REQUEST, "invalid_query"),
             Self::QueryTtlTwice
             | Self::Ttl(_)
+            | Self::TtlPlus(_)
+            | Self::TtlInJson(_)
             | Self::BatchTtl { .. }
             | Self::Store(store::Error::TtlOutOfRange { .. }) => {
                 (StatusCode::BAD_REQUEST, "invalid_ttl")
             }
-            Self::BodyEmpty | Self::FindEmpty | Self::Json(_) | Self::BatchValue { .. } => {
-                (StatusCode::BAD_REQUEST, "invalid_json")
-            }
+            Self::BodyEmpty
+            | Self::FindEmpty
+            | Self::Json(_)
+            | Self::BatchKey { .. }
+            | Self::BatchValue { .. } => (StatusCode::BAD_REQUEST, "invalid_json"),
             Self::Find(_) => (StatusCode::BAD_REQUEST, "invalid_find"),
             Self::Pattern(_) => (StatusCode::BAD_REQUEST, "invalid_pattern"),
             Self::Shape(_) | Self::BatchLengths { .. } => (StatusCode::BAD_REQUEST, "invalid_body"),
@@ -199,7 +240,9 @@ impl Refusal {
             Self::ValueTooLarge { .. } | Self::MetadataTooLarge { .. } => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "value_too_large")
             }
-            Self::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
+            Self::BodyTooLarge { .. } | Self::ExchangeTooLarge { .. } => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large")
+            }
             Self::AnswerTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "answer_too_large"),
             Self::BodyCut => (StatusCode::BAD_REQUEST, "incomplete_body"),
             Self::BodySlow => (StatusCode::REQUEST_TIMEOUT, "request_timeout"),
@@ -334,6 +377,21 @@ mod tests {
             if let Some((name, value)) = header {
                 assert_eq!(response.headers()[name], value, "{refusal:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_ttl_in_a_body_is_not_told_a_word_that_only_queries_know() {
+        for error in [
+            TtlError::Unknown,
+            TtlError::RepeatedUnit,
+            TtlError::Zero,
+            TtlError::TooLong,
+            TtlError::BeforeEpoch,
+        ] {
+            let (query, body) = (error.to_string(), ttl_in_json(error));
+            assert!(query.contains("none") && !body.contains("none"), "{body}");
+            assert!(body.ends_with("and null for no expiry"), "{body}");
         }
     }
 }

@@ -9,9 +9,16 @@ use warp::reply::Response;
 use super::answer;
 use super::app::{App, Ready};
 use super::body::Payload;
+use super::budget::UNCOUNTED_BYTES_MAX;
 use super::object;
 use super::refusal::Refusal;
 use super::request::Head;
+
+/// The most bytes of an exchange. Whoever sends one is nobody yet: it takes nothing from the budget
+/// that all others share.
+const EXCHANGE_BYTES_MAX: usize = 4 * 1024;
+
+const _: () = assert!(EXCHANGE_BYTES_MAX <= UNCOUNTED_BYTES_MAX);
 
 /// The body. Other members are ignored: clients of other versions may say more.
 #[derive(Deserialize)]
@@ -30,7 +37,13 @@ where
     S: Stream<Item = Result<B, warp::Error>> + Unpin + Send + 'static,
     B: Buf + Send,
 {
-    let arrived = payload.read(app).await?;
+    let arrived = payload
+        .read_within(app, EXCHANGE_BYTES_MAX)
+        .await
+        .map_err(|refusal| match refusal {
+            Refusal::BodyTooLarge { limit } => Refusal::ExchangeTooLarge { limit },
+            other => other,
+        })?;
     let expected = "an object with a member \"api_key\", a string,";
     let Exchange { api_key } = match object::parse(arrived.bytes.as_slice(), expected) {
         // What the parser says may quote a key that was sent in the wrong place.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use socket2::SockRef;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +18,11 @@ const CONNECTIONS_MAX: u64 = 10_000;
 /// File descriptors that connections leave to the log, the runtime and whatever else: a log that
 /// cannot open its next file is a log that fails.
 const DESCRIPTORS_RESERVED: u64 = 64;
+
+/// The kernel takes no more than this for a connection beyond what the peer's window lets it send.
+/// With megabytes of an answer in its buffers, a slow reader would read for minutes without any
+/// write of ours going on, and could not be told from one that reads nothing.
+const UNSENT_BYTES_MAX: u32 = 256 * 1024;
 
 /// After a failed accept: out of file descriptors, the next one would fail at once as well.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -40,9 +46,10 @@ pub(super) async fn accept(
                 continue;
             }
         };
-        // An answer is written in one go: waiting for more to send only delays it. A failure here
-        // means that the peer is gone already, which the first read finds out.
+        // An answer is written in one go: waiting for more to send only delays it. A failure of
+        // either means that the peer is gone already, which the first read finds out.
         let _ = stream.set_nodelay(true);
+        let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
         let serving =
             connection::serve(stream, peer, Arc::clone(&app), finish.clone(), cut.clone());
         tasks.spawn(async move {

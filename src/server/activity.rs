@@ -20,7 +20,7 @@ pub(super) struct Activity {
     writes: AtomicU64,
     /// Requests whose head has arrived.
     started: AtomicU64,
-    /// Requests whose answer is made; perhaps it has not left.
+    /// Requests whose answer is made, to its last byte; perhaps it has not left.
     answered: AtomicU64,
     /// The last write found no room.
     is_blocked: AtomicBool,
@@ -37,14 +37,11 @@ pub(super) struct Seen {
 }
 
 impl Activity {
-    /// A request has arrived.
-    pub(super) fn start(&self) {
+    /// A request has arrived. It is answered when the guard is dropped, which belongs into the
+    /// answer's body: one that is streamed is made while it leaves.
+    pub(super) fn start(self: &Arc<Self>) -> Answering {
         self.started.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Its answer is made.
-    pub(super) fn answer(&self) {
-        self.answered.fetch_add(1, Ordering::Relaxed);
+        Answering(Arc::clone(self))
     }
 
     /// The counters as of now.
@@ -64,6 +61,15 @@ impl Activity {
         if matches!(outcome, Poll::Ready(Ok(_))) {
             self.writes.fetch_add(1, Ordering::Relaxed);
         }
+    }
+}
+
+/// A request that is not answered yet, or whose answer is not complete.
+pub(super) struct Answering(Arc<Activity>);
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.answered.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -125,5 +131,60 @@ impl AsyncWrite for Watched {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http_body_util::BodyExt;
+    use hyper::Response;
+    use hyper::body::{Body, Frame};
+
+    use super::*;
+    use crate::http::held;
+
+    /// A body of so many parts.
+    struct Parts(u32);
+
+    impl Body for Parts {
+        type Data = Bytes;
+        type Error = io::Error;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+            let left = self.0.checked_sub(1);
+            self.0 = left.unwrap_or(0);
+            Poll::Ready(left.map(|_| Ok(Frame::data(Bytes::from_static(b"part")))))
+        }
+    }
+
+    fn under_way(activity: &Activity) -> u64 {
+        let Seen {
+            started, answered, ..
+        } = activity.seen();
+        started - answered
+    }
+
+    #[tokio::test]
+    async fn a_request_is_answered_when_its_body_has_ended_or_is_given_up() {
+        let activity = Arc::new(Activity::default());
+        let answer = |parts| held(Response::new(Parts(parts)), activity.start()).into_body();
+        let mut body = answer(2);
+        for _ in 0..2 {
+            assert!(body.frame().await.is_some());
+            assert_eq!(under_way(&activity), 1, "more of it may come");
+        }
+        assert!(body.frame().await.is_none());
+        drop(body);
+        assert_eq!(under_way(&activity), 0);
+
+        let given_up = answer(2);
+        assert_eq!(under_way(&activity), 1);
+        drop(given_up);
+        assert_eq!(under_way(&activity), 0);
+        assert_eq!(activity.seen().started, 2);
     }
 }

@@ -45,17 +45,15 @@ pub(super) async fn serve(
     let activity = Arc::new(Activity::default());
     let filtered = TowerToHyperService::new(warp::service(http::filter(app, peer)));
     let service = service_fn(|mut request: Request<Incoming>| {
-        activity.start();
+        let answering = activity.start();
         if request.uri().path_and_query().is_none() {
             // `GET host:port` has no path, which warp does not expect. There is nothing at none.
             *request.uri_mut() = Uri::from_static("/");
         }
-        let answering = filtered.call(request);
-        let activity = &activity;
+        let response = filtered.call(request);
         async move {
-            let response = answering.await;
-            activity.answer();
-            response.map(http::held)
+            let response = response.await;
+            response.map(|response| http::held(response, answering))
         }
     });
     let io = TokioIo::new(Watched::new(stream, Arc::clone(&activity)));
@@ -87,7 +85,7 @@ pub(super) async fn serve(
 /// What a connection is waiting for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Waits {
-    /// Our own answer. The body has its own deadlines, and so has the store.
+    /// Our own answer, to its last byte. The body has its own deadlines, and so has the store.
     Answer,
     /// The peer to take what we write.
     Write,

@@ -24,7 +24,7 @@ mod spares;
 
 pub use command::{Answer, Command, Condition, Error, Found, Put, Reply, Tags, Ttl};
 pub use handle::{Store, Threads};
-pub use options::{Durability, Failure, Health, Opened, Options};
+pub use options::{Durability, Failure, Health, Opened, Options, fits_segment};
 
 /// Looking into a data dir without changing it.
 pub mod inspect {

@@ -8,14 +8,12 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 
-use ekokv_wal::{
-    Disk, Draft, Error, Found, Log, RealDisk, SEGMENT_BYTES_MAX, push_record, segment_bytes_needed,
-};
+use ekokv_wal::{Disk, Draft, Error, Found, Log, RealDisk, SEGMENT_BYTES_MAX, push_record};
 
 use super::committer::Committer;
 use super::frame::OpenFrame;
 use super::handle::{Store, Threads};
-use super::options::{Failure, Opened, Options};
+use super::options::{Failure, Opened, Options, fits_segment};
 use super::owner::Owner;
 use super::secrets::{self, ADMIN_KEY, JWT_SECRET, hex, random};
 use super::shared::Shared;
@@ -24,9 +22,6 @@ use crate::state::{Keyring, Mutation, Role, State};
 
 /// A frame of several requests holds at most this many bytes of records, or a quarter of a segment.
 const FRAME_BYTES_MAX: u64 = 8 << 20;
-/// What a change takes in the log beyond its key and value: record header, kind, flags, deadline,
-/// key length; rounded up.
-const CHANGE_OVERHEAD_BYTES: u64 = 32;
 /// Ids of admin keys that a first start or `EKOKV_ADMIN_KEY` made begin so; a new one voids them.
 const BOOTSTRAP_PREFIX: &str = "bootstrap-";
 
@@ -326,21 +321,18 @@ fn no_random(error: io::Error) -> Failure {
 fn segment_bytes(options: &Options) -> Result<u64, Failure> {
     let block = ekokv_wal::BLOCK_BYTES as u64;
     let segment_bytes = options.segment_bytes.div_ceil(block).saturating_mul(block);
-    // A body holds keys and values as JSON; in the log each of them has an overhead of its own.
-    let largest = options
-        .max_batch_keys
-        .saturating_mul(CHANGE_OVERHEAD_BYTES)
-        .saturating_add(options.max_body_bytes)
-        .saturating_add(options.max_key_bytes)
-        .saturating_add(CHANGE_OVERHEAD_BYTES);
-    let needed = segment_bytes_needed(largest);
     if segment_bytes > SEGMENT_BYTES_MAX {
         return Err(Failure::Settings(format!(
             "--segment-bytes (EKOKV_SEGMENT_BYTES) is {segment_bytes}; at most {SEGMENT_BYTES_MAX} \
              are possible"
         )));
     }
-    if needed > segment_bytes {
+    if let Err(needed) = fits_segment(
+        segment_bytes,
+        options.max_body_bytes,
+        options.max_batch_keys,
+        options.max_key_bytes,
+    ) {
         return Err(Failure::Settings(format!(
             "--segment-bytes (EKOKV_SEGMENT_BYTES) is {segment_bytes}, yet the largest request that \
              --max-body-bytes and --max-batch-keys allow takes {needed}: raise it or lower them"

@@ -28,6 +28,35 @@ impl Durability {
     }
 }
 
+/// What a change takes in the log beyond its key and value: record header, kind, flags, deadline,
+/// key length; rounded up.
+const CHANGE_OVERHEAD_BYTES: u64 = 32;
+
+/// Whether a log segment of `segment_bytes` holds the largest request that the other limits allow; if
+/// not, how long a segment would have to be.
+///
+/// # Errors
+/// The length that is needed, in bytes.
+pub fn fits_segment(
+    segment_bytes: u64,
+    max_body_bytes: u64,
+    max_batch_keys: u64,
+    max_key_bytes: u64,
+) -> Result<(), u64> {
+    // A body holds keys and values as JSON; in the log each of them has an overhead of its own.
+    let largest = max_batch_keys
+        .saturating_mul(CHANGE_OVERHEAD_BYTES)
+        .saturating_add(max_body_bytes)
+        .saturating_add(max_key_bytes)
+        .saturating_add(CHANGE_OVERHEAD_BYTES);
+    let needed = ekokv_wal::segment_bytes_needed(largest);
+    if needed > segment_bytes {
+        Err(needed)
+    } else {
+        Ok(())
+    }
+}
+
 /// What the store needs to know to open a data dir.
 pub struct Options {
     /// The data dir; created with mode 0700 if missing.

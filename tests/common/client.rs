@@ -153,6 +153,13 @@ impl Client {
         Ok((length > 0).then_some(chunk))
     }
 
+    /// The next bytes of a body whose head has been read.
+    pub(crate) fn read(&mut self, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        self.reader.read_exact(&mut bytes).unwrap();
+        bytes
+    }
+
     /// Whether the peer has closed the connection, once it has.
     pub(crate) fn is_closed(&mut self) -> bool {
         matches!(self.reader.read(&mut [0]), Ok(0))

@@ -36,11 +36,17 @@ impl Nest {
 pub(super) struct Scanner<'a> {
     text: &'a str,
     at: usize,
+    /// The first bracket [`DEPTH_MAX`] levels deep in its value.
+    full: Option<usize>,
 }
 
 impl<'a> Scanner<'a> {
     pub(super) fn new(text: &'a str) -> Self {
-        Self { text, at: 0 }
+        Self {
+            text,
+            at: 0,
+            full: None,
+        }
     }
 
     /// The place, in bytes from the beginning of the text.
@@ -96,12 +102,15 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Passes one value that stands `outer` levels deep, and the space before it.
-    pub(super) fn value(&mut self, outer: u32) -> Result<(), JsonError> {
-        let mut nest = Nest {
-            bits: 0,
-            depth: outer,
-        };
+    /// Where values have begun to be as deep as they may be, since the last call: around them there
+    /// is no room for another level.
+    pub(super) fn take_full(&mut self) -> Option<usize> {
+        self.full.take()
+    }
+
+    /// Passes one value and the space before it.
+    pub(super) fn value(&mut self) -> Result<(), JsonError> {
+        let mut nest = Nest { bits: 0, depth: 0 };
         loop {
             self.space();
             match self.peek() {
@@ -112,6 +121,9 @@ impl<'a> Scanner<'a> {
                 Some(bracket @ (b'{' | b'[')) => {
                     let is_object = bracket == b'{';
                     nest.push(is_object).or_else(|what| self.fail(what))?;
+                    if nest.depth == DEPTH_MAX {
+                        self.full.get_or_insert(self.at);
+                    }
                     self.at += 1;
                     self.space();
                     if !self.eat(if is_object { b'}' } else { b']' }) {
@@ -128,7 +140,7 @@ impl<'a> Scanner<'a> {
                 _ => return self.fail(Fault::Value),
             }
             loop {
-                if nest.depth == outer {
+                if nest.depth == 0 {
                     return Ok(());
                 }
                 self.space();
