@@ -218,7 +218,7 @@ fn found(query: &Query, state: &State, keys: &Keys) -> Vec<(String, There)> {
         assert!(slices <= keys.len() + 1, "it does not come to an end");
         let (mut slice, _) = query.walk(state, &at, NOW, || true);
         if query.has_patterns() {
-            slice = query.narrow(slice, &at);
+            slice = query.narrow(slice, &at, || true);
         }
         for record in slice.records {
             let there = match record.hit {

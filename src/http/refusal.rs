@@ -253,6 +253,9 @@ impl Refusal {
             Self::Stopping | Self::Store(store::Error::Stopping) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "stopping")
             }
+            Self::Store(store::Error::LinksFull { .. }) => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "too_many_links")
+            }
             Self::Store(store::Error::MemoryFull { .. }) => {
                 (StatusCode::INSUFFICIENT_STORAGE, "memory_full")
             }

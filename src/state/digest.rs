@@ -36,16 +36,25 @@ pub(super) fn of_slot(scratch: &mut Vec<u8>, key: &str, slot: &Slot) -> u128 {
             field(scratch, key.as_bytes());
             // By its own hash: a value may be megabytes long.
             scratch.extend_from_slice(&xxh3_128(&entry.value).to_le_bytes());
-            for link in entry.links.as_slice() {
-                field(scratch, link.collection.as_bytes());
-                field(scratch, link.record_id.as_bytes());
-                scratch.extend_from_slice(&link.created_at.to_le_bytes());
-                scratch.push(u8::from(link.metadata.is_some()));
-                field(scratch, link.metadata.as_deref().unwrap_or_default());
-            }
+            scratch.extend_from_slice(&entry.links.digest().to_le_bytes());
         }
     }
     xxh3_128(scratch)
+}
+
+/// What one link adds to what its key's links add up to.
+pub(super) fn of_link(
+    collection: &str,
+    record_id: &str,
+    created_at: u64,
+    metadata: Option<&[u8]>,
+) -> u128 {
+    let mut scratch = vec![u8::from(metadata.is_some())];
+    scratch.extend_from_slice(&created_at.to_le_bytes());
+    field(&mut scratch, collection.as_bytes());
+    field(&mut scratch, record_id.as_bytes());
+    scratch.extend_from_slice(&xxh3_128(metadata.unwrap_or_default()).to_le_bytes());
+    xxh3_128(&scratch)
 }
 
 /// What the API keys and their hashing key add.

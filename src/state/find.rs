@@ -14,7 +14,7 @@ use std::ops::Bound;
 use bytes::Bytes;
 use regex::{Regex, RegexBuilder};
 
-use super::entry::Key;
+use super::entry::{KEY_BYTES_MAX, Key};
 use super::map::{Shown, State};
 
 /// After so many entries it is asked whether the time is over.
@@ -62,11 +62,13 @@ pub struct Filter {
 /// Why a filter cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum QueryError {
-    /// The pattern or the glob is longer than [`PATTERN_BYTES_MAX`].
-    #[error("the {what} has {length} bytes and at most {PATTERN_BYTES_MAX} are possible")]
+    /// The pattern or the glob is longer than [`PATTERN_BYTES_MAX`], or another text than any key.
+    #[error("the {what} has {length} bytes and at most {limit} are possible")]
     TooLong {
-        /// `pattern` or `glob`.
+        /// The member.
         what: &'static str,
+        /// The limit in bytes.
+        limit: usize,
         /// Its length in bytes.
         length: usize,
     },
@@ -153,6 +155,23 @@ impl Query {
     /// # Errors
     /// If the pattern or the glob is too long, too large or not valid.
     pub fn new(filter: Filter) -> Result<Self, QueryError> {
+        for (what, text) in [
+            ("prefix", &filter.prefix),
+            ("suffix", &filter.suffix),
+            ("contains", &filter.contains),
+            ("after", &filter.after),
+        ] {
+            // A filter lives as long as its find: what no key can match need not be kept.
+            let length = text.as_ref().map_or(0, String::len);
+            if length > KEY_BYTES_MAX {
+                let limit = KEY_BYTES_MAX;
+                return Err(QueryError::TooLong {
+                    what,
+                    limit,
+                    length,
+                });
+            }
+        }
         let mut patterns = Vec::new();
         let mut head = filter.prefix.clone().unwrap_or_default();
         // Of two beginnings the longer one says more, if it contains the other. Where they
@@ -203,13 +222,29 @@ impl Query {
         !self.patterns.is_empty()
     }
 
-    /// What the patterns leave of a slice that began at `cursor`, with limit and offset.
+    /// What the patterns leave of a slice that began at `cursor`, with limit and offset. When `is_over`
+    /// says so it ends early, behind at least one record, and the next slice begins there.
     #[must_use]
-    pub fn narrow(&self, slice: Slice, cursor: &Cursor) -> Slice {
+    pub fn narrow(
+        &self,
+        slice: Slice,
+        cursor: &Cursor,
+        mut is_over: impl FnMut() -> bool,
+    ) -> Slice {
         let limit = self.filter.limit.unwrap_or(u64::MAX);
         let (mut passed, mut found) = (cursor.passed, cursor.found);
         let mut records = Vec::new();
+        let mut behind: Option<Key> = None;
         for record in slice.records {
+            if behind.is_some() && is_over() {
+                let next = Some(Cursor {
+                    behind,
+                    passed,
+                    found,
+                });
+                return Slice { records, next };
+            }
+            behind = Some(record.key.clone());
             if !self
                 .patterns
                 .iter()
@@ -303,9 +338,16 @@ impl Query {
         // Only the first slice can be the whole view.
         let atomic = self.may_be_atomic() && *cursor == Cursor::default();
         let mut bytes = 0;
+        let mut last: Option<&Key> = None;
         for (index, (key, version, shown)) in
             state.walk(range, self.filter.reverse, now).enumerate()
         {
+            if let Some(last) = last.filter(|_| atomic && index >= ATOMIC_ENTRIES_MAX) {
+                at.behind = Some(last.clone());
+                let next = Some(at);
+                return (Slice { records, next }, gate);
+            }
+            last = Some(key);
             if self.matches(key) {
                 gate = gate.max(version);
                 match self.record(key, version, &shown) {
@@ -333,12 +375,7 @@ impl Query {
             }
             let seen = index + 1;
             let full = records.len() >= SLICE_RECORDS_MAX || bytes >= SLICE_BYTES_MAX;
-            let over = if atomic {
-                seen >= ATOMIC_ENTRIES_MAX
-            } else {
-                full || (seen.is_multiple_of(ENTRIES_PER_LOOK) && is_over())
-            };
-            if over {
+            if !atomic && (full || (seen.is_multiple_of(ENTRIES_PER_LOOK) && is_over())) {
                 at.behind = Some(key.clone());
                 return (
                     Slice {
@@ -407,7 +444,11 @@ fn successor(head: &str) -> Option<String> {
 
 fn compile(what: &'static str, expression: &str, length: usize) -> Result<Regex, QueryError> {
     if length > PATTERN_BYTES_MAX {
-        return Err(QueryError::TooLong { what, length });
+        return Err(QueryError::TooLong {
+            what,
+            limit: PATTERN_BYTES_MAX,
+            length,
+        });
     }
     RegexBuilder::new(expression)
         .size_limit(PATTERN_MEMORY_MAX)

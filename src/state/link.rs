@@ -4,6 +4,8 @@
 
 use bytes::Bytes;
 
+use super::digest;
+
 /// One link as it is listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
@@ -18,24 +20,49 @@ pub struct Link {
 }
 
 impl Link {
+    fn bytes(&self) -> u64 {
+        link_bytes(&self.collection, &self.record_id, self.metadata.as_deref())
+    }
+
+    fn digest(&self) -> u128 {
+        let metadata = self.metadata.as_deref();
+        digest::of_link(&self.collection, &self.record_id, self.created_at, metadata)
+    }
+
     fn document(&self) -> (&str, &str) {
         (&self.collection, &self.record_id)
     }
 }
 
 /// The links of one key. Few keys have any, so that an entry holds no more than a pointer for them.
+/// What all of them add up to is kept, so that a change costs no more than the link it is about.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-#[expect(
-    clippy::box_collection,
-    reason = "a pointer in each entry, a list in few"
-)]
-pub struct Links(Option<Box<Vec<Link>>>);
+pub struct Links(Option<Box<List>>);
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct List {
+    links: Vec<Link>,
+    bytes: u64,
+    digest: u128,
+}
+
+impl List {
+    fn add(&mut self, link: &Link) {
+        self.bytes = self.bytes.saturating_add(link.bytes());
+        self.digest = self.digest.wrapping_add(link.digest());
+    }
+
+    fn take_off(&mut self, link: &Link) {
+        self.bytes = self.bytes.saturating_sub(link.bytes());
+        self.digest = self.digest.wrapping_sub(link.digest());
+    }
+}
 
 impl Links {
     /// All of them.
     #[must_use]
     pub fn as_slice(&self) -> &[Link] {
-        self.0.as_ref().map_or(&[], |links| links.as_slice())
+        self.0.as_ref().map_or(&[], |list| list.links.as_slice())
     }
 
     /// The link to one document.
@@ -47,37 +74,49 @@ impl Links {
     }
 
     /// An estimate of the memory that they take, in bytes.
-    pub(super) fn bytes(&self) -> u64 {
-        self.as_slice()
-            .iter()
-            .map(|link| link_bytes(&link.collection, &link.record_id, link.metadata.as_deref()))
-            .sum()
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.0.as_ref().map_or(0, |list| list.bytes)
+    }
+
+    /// What they add to the state's digest: the sum of a hash of each.
+    pub(super) fn digest(&self) -> u128 {
+        self.0.as_ref().map_or(0, |list| list.digest)
     }
 
     /// Puts a link in the place of the one to the same document, if there is one.
     pub(super) fn insert(&mut self, link: Link) {
-        let links = self.0.get_or_insert_default();
-        match links.binary_search_by(|other| other.document().cmp(&link.document())) {
+        let list = self.0.get_or_insert_default();
+        list.add(&link);
+        let found = list
+            .links
+            .binary_search_by(|other| other.document().cmp(&link.document()));
+        match found {
             Ok(at) => {
-                if let Some(place) = links.get_mut(at) {
-                    *place = link;
+                if let Some(place) = list.links.get_mut(at) {
+                    let old = std::mem::replace(place, link);
+                    list.take_off(&old);
                 }
             }
-            Err(at) => links.insert(at, link),
+            Err(at) => list.links.insert(at, link),
         }
     }
 
     /// Removes the link to one document; whether there was one.
     pub(super) fn remove(&mut self, collection: &str, record_id: &str) -> bool {
-        let Some(links) = self.0.as_mut() else {
+        let Some(list) = self.0.as_mut() else {
             return false;
         };
         let document = (collection, record_id);
-        let Ok(at) = links.binary_search_by(|link| link.document().cmp(&document)) else {
+        let found = list
+            .links
+            .binary_search_by(|link| link.document().cmp(&document));
+        let Ok(at) = found else {
             return false;
         };
-        links.remove(at);
-        if links.is_empty() {
+        let old = list.links.remove(at);
+        list.take_off(&old);
+        if list.links.is_empty() {
             self.0 = None;
         }
         true

@@ -301,6 +301,20 @@ impl State {
         }
     }
 
+    /// What the links of a key take once a mutation has linked it, in bytes; 0 for other mutations.
+    #[must_use]
+    pub fn links_bytes_after(&self, mutation: &Mutation<'_>) -> u64 {
+        let Mutation::Link { key, .. } = mutation else {
+            return 0;
+        };
+        let now = match self.contents.slot(key) {
+            Some(Slot::Live(entry)) => entry.links.bytes(),
+            _ => 0,
+        };
+        let (comes, goes) = self.growth(mutation);
+        now.saturating_add(comes).saturating_sub(goes)
+    }
+
     /// Whether the deadline of a key has passed at `now`, unnoticed by the log, and the key has
     /// links.
     #[must_use]

@@ -224,6 +224,12 @@ pub enum Error {
         /// The limit in bytes.
         limit: u64,
     },
+    /// The links of a key would take more than a list of them should; nothing happened.
+    #[error("the links of a key take at most {limit} bytes, their metadata included")]
+    LinksFull {
+        /// The limit in bytes.
+        limit: u64,
+    },
     /// An absolute deadline is past, or too far ahead; nothing happened.
     #[error("ttl {at} is not within the next 100 years")]
     TtlOutOfRange {

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -13,6 +14,9 @@ use super::options::{Failure, Health, Opened, Options};
 use super::shared::Shared;
 use crate::state::Keyring;
 use crate::state::find::{Cursor, Query};
+
+/// Patterns are matched for so long at a time, and then for one more key at most.
+const NARROW_TIME: Duration = Duration::from_millis(5);
 
 /// A handle to the store; cheap to clone.
 #[derive(Clone)]
@@ -62,7 +66,14 @@ impl Store {
         let Reply { sequence, answer } = self.call(find).await?;
         let answer = match answer {
             Answer::Slice(slice) if query.has_patterns() => {
-                let narrowed = tokio::task::spawn_blocking(move || query.narrow(slice, &cursor));
+                // As many at once as there are processors, and none for long: others have finds too, and
+                // a caller that has gone is noticed between two of them. The semaphore is never closed.
+                let turn = Arc::clone(&self.shared.narrowing).acquire_owned().await;
+                let narrowed = tokio::task::spawn_blocking(move || {
+                    let _turn = turn;
+                    let started = Instant::now();
+                    query.narrow(slice, &cursor, || started.elapsed() >= NARROW_TIME)
+                });
                 // It ends without a result only if it panicked or the runtime ends.
                 Answer::Slice(narrowed.await.map_err(|_| Error::Stopping)?)
             }

@@ -23,6 +23,8 @@ const PURGE_KEYS_MAX: usize = 256;
 const CLOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// When the log takes no purge it is tried again after so long.
 const PURGE_RETRY: Duration = Duration::from_millis(20);
+/// The links of one key take at most so many bytes: all of them are listed in one answer.
+const LINKS_BYTES_MAX: u64 = 8 << 20;
 /// A seal of a quiet moment may come between admission and writing, with header and seals of a new
 /// segment: blocks of 4 KiB that a frame cannot count on.
 const SEAL_BYTES: u64 = 4096;
@@ -108,6 +110,12 @@ impl Owner {
         mut answer: Answer,
         reply_to: ReplyTo,
     ) -> Result<(), (Error, ReplyTo)> {
+        if let [mutation] = mutations
+            && self.state.links_bytes_after(mutation) > LINKS_BYTES_MAX
+        {
+            let limit = LINKS_BYTES_MAX;
+            return Err((Error::LinksFull { limit }, reply_to));
+        }
         let admitted = self
             .check_memory(mutations)
             .and_then(|()| self.admit(mutations));

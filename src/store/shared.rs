@@ -2,9 +2,10 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::thread;
 
 use ekokv_wal::Spares;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::frame::OpenFrame;
 use super::mailbox::Mailbox;
@@ -25,6 +26,8 @@ pub(super) struct Shared {
     pub(super) spare_failed: AtomicBool,
     /// The store ends: nobody needs another spare.
     pub(super) stopping: AtomicBool,
+    /// Turns at matching patterns.
+    pub(super) narrowing: Arc<Semaphore>,
     failure: watch::Sender<Option<Failure>>,
 }
 
@@ -45,6 +48,9 @@ impl Shared {
             unrepaired,
             spare_failed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            narrowing: Arc::new(Semaphore::new(
+                thread::available_parallelism().map_or(1, usize::from),
+            )),
             failure: watch::Sender::new(None),
         }
     }

@@ -28,6 +28,11 @@ fn put(state: &mut State, sequence: u64, key: &str, deadline: Option<u64>) {
 
 /// All keys that a filter finds, and in how many slices.
 fn find_in(state: &State, filter: &Filter, now: u64) -> (Vec<String>, usize) {
+    find_by(state, filter, now, false)
+}
+
+/// The same, where matching patterns is over after each key, or not before the slice is.
+fn find_by(state: &State, filter: &Filter, now: u64, each: bool) -> (Vec<String>, usize) {
     let query = Query::new(filter.clone()).unwrap();
     let mut cursor = Cursor::default();
     let mut keys = Vec::new();
@@ -35,7 +40,7 @@ fn find_in(state: &State, filter: &Filter, now: u64) -> (Vec<String>, usize) {
         // Every slice is over as soon as it may be.
         let (slice, _) = query.walk(state, &cursor, now, || true);
         let slice = if query.has_patterns() {
-            query.narrow(slice, &cursor)
+            query.narrow(slice, &cursor, || each)
         } else {
             slice
         };
@@ -409,6 +414,22 @@ fn a_small_bounded_find_is_one_slice_and_others_are_not() {
         ..Filter::default()
     };
     assert_eq!(slices(&bounded), 1);
+    // 4 000 entries are one view, one more is not.
+    let view = |count: usize| {
+        let bounded = Filter {
+            prefix: some("no"),
+            after: some("k"),
+            ..bounded.clone()
+        };
+        let keys: Vec<String> = (0..count).map(|i| format!("no{i:05}")).collect();
+        let mut state = state_of(keys.iter().map(String::as_str));
+        for (sequence, key) in (count as u64 + 1..).zip(&keys) {
+            put(&mut state, sequence, key, Some(1));
+        }
+        find_in(&state, &bounded, 1).1
+    };
+    assert_eq!(view(ATOMIC_ENTRIES_MAX), 1);
+    assert!(view(ATOMIC_ENTRIES_MAX + 1) > 1);
     assert_eq!(
         slices(&Filter {
             prefix: some("k01"),
@@ -477,6 +498,11 @@ fn what_cannot_be_compiled_is_refused_in_a_sentence() {
     assert!(refused(pattern("(")).contains("unclosed group"));
     assert!(refused(pattern(&"a".repeat(PATTERN_BYTES_MAX + 1))).contains("at most"));
     assert!(refused(pattern("(?:a{1000}){1000}")).contains("too large"));
+    let endless = Filter {
+        after: Some("a".repeat(KEY_BYTES_MAX + 1)),
+        ..Filter::default()
+    };
+    assert!(refused(endless).contains("the after has 65536 bytes"));
     assert!(refused(glob("[a")).contains("not closed"));
     assert!(refused(glob("a\\")).contains("ends with"));
     assert!(refused(glob("[z-a]")).contains("not valid"));
@@ -544,6 +570,7 @@ proptest! {
         let expected: Vec<String> =
             expected.into_iter().skip(offset as usize).take(limit).collect();
         let state = state_of(keys.iter().map(String::as_str));
+        prop_assert_eq!(&find_by(&state, &filter, 0, true).0, &expected);
         prop_assert_eq!(find_in(&state, &filter, 0).0, expected);
     }
 }

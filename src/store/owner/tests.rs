@@ -284,6 +284,23 @@ fn beyond_its_memory_only_what_grows_the_state_is_refused() {
 }
 
 #[test]
+fn the_links_of_a_key_stay_listable() {
+    let mut bench = Bench::new(1 << 20, u64::MAX);
+    bench.send(set("a"));
+    bench.commit();
+    let link = |bytes: usize| Command::Link {
+        key: "a".into(),
+        collection: "users".into(),
+        record_id: "1".into(),
+        metadata: Some(Bytes::from(vec![b'1'; bytes])),
+    };
+    let refused = bench.send(link(9 << 20)).try_recv().unwrap().unwrap_err();
+    assert!(matches!(refused, Error::LinksFull { .. }), "{refused}");
+    assert_eq!(bench.owner.applied, 1);
+    assert!(waits(&mut bench.send(link(1_000))));
+}
+
+#[test]
 fn after_the_log_failed_nobody_is_told_of_success() {
     let mut bench = Bench::new(1 << 20, u64::MAX);
     bench.send(set("before"));
