@@ -9,7 +9,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{mem, vec};
 
 use bytes::Bytes;
@@ -25,6 +25,8 @@ use crate::store::{self, Answer, Store};
 
 /// The text of a piece is at most so long, or one record.
 const PIECE_BYTES_MAX: usize = 64 * 1024;
+/// After so long without a record a space is sent.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 /// Before another try while the mailbox or the budget is full, which they are only under overload: a
 /// word to everyone who waits for room would cost every answer.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -166,12 +168,21 @@ impl Walk {
 
     /// The next piece, from the next slice that has records, if this one has no more.
     async fn go_on(mut self: Box<Self>) -> Result<Made, Cut> {
+        let started = Instant::now();
         while self.records.as_slice().is_empty()
             && let Some(cursor) = self.next.take()
         {
             let slice = self.slice(cursor).await?;
             self.records = slice.records.into_iter();
             self.next = slice.next;
+            if self.records.as_slice().is_empty()
+                && self.next.is_some()
+                && started.elapsed() >= SIGN_OF_LIFE
+            {
+                // Space between the parts of a list means nothing, but that a reader which has gone
+                // is noticed, and one which waits knows that it is not forgotten.
+                return Ok((Bytes::from_static(b" "), Some(self)));
+            }
         }
         let (count, length) = self.measure();
         let reservation = self.room(length).await?;
