@@ -17,7 +17,7 @@ use super::shared::{AbortOnPanic, Shared};
 use crate::clock::Clock;
 use crate::state::{Mutation, State};
 
-/// Keys that are purged between two looks into the mailbox: some 100 µs of work.
+/// Keys that are purged between two looks into the mailbox, so that no command waits for a long purge.
 const PURGE_KEYS_MAX: usize = 256;
 /// With a deadline ahead the owner looks at the clock at least so often: it may be set.
 const CLOCK_PATIENCE: Duration = Duration::from_secs(1);
