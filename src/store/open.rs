@@ -367,9 +367,6 @@ pub(super) fn failure(dir: &Path, error: Error) -> Failure {
              Nothing was changed. `ekokv wal {dir}` prints what can be read; then put back a copy of \
              the whole data dir, or of the named file"
         )),
-        Error::Locked { holder } => {
-            Failure::Locked(format!("the data dir {dir} is in use by {holder}"))
-        }
         Error::TooLarge { .. } => Failure::Settings(error.to_string()),
         Error::Unreadable { .. } | Error::Io { .. } | Error::Latched => {
             Failure::Storage(format!("the disk under {dir} failed: {error}"))

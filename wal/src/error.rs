@@ -64,12 +64,6 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
-    /// Another process has the directory.
-    #[error("the data dir is in use by {holder}")]
-    Locked {
-        /// What the lock file says of its holder.
-        holder: String,
-    },
     /// A batch does not fit into an empty segment.
     #[error("a batch of {bytes} bytes does not fit into a segment of {segment_bytes} bytes")]
     TooLarge {

@@ -302,12 +302,6 @@ impl Log {
         self.room.store(self.room(), Ordering::SeqCst);
     }
 
-    /// Whether records were written that no seal follows.
-    #[must_use]
-    pub fn unsealed(&self) -> bool {
-        self.unsealed
-    }
-
     /// Writes one batch; it is durable after the next [`Log::sync`]. Goes on in the next segment
     /// first if it does not fit.
     ///
