@@ -28,15 +28,20 @@ impl Committer {
     pub(super) fn run(mut self) -> Result<(), Failure> {
         let _abort = AbortOnPanic;
         let shared = Arc::clone(&self.shared);
-        let result = self.commit_all().and_then(|()| self.log.stop(self.time));
-        result.map_err(|error| {
+        let result = self.commit_all().and_then(|()| match shared.failed() {
+            None => self.log.stop(self.time),
+            Some(_) => Ok(()),
+        });
+        let result = result.map_err(|error| {
             let failure = Failure::Storage(format!(
                 "{error}; whether the last changes were kept is unknown until the next start"
             ));
             tracing::error!(%error, "the log failed");
             shared.fail(failure.clone());
             failure
-        })
+        });
+        // What ended the store may have been met elsewhere.
+        result.and(shared.failed().map_or(Ok(()), Err))
     }
 
     fn commit_all(&mut self) -> Result<(), Error> {

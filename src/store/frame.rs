@@ -49,7 +49,7 @@ pub(super) enum Work {
     Commit(Frame),
     /// Nothing came for a while.
     Idle,
-    /// Nothing comes any more.
+    /// Nothing comes any more, or the store has failed and nothing may be written.
     Stop,
 }
 
@@ -251,6 +251,9 @@ impl OpenFrame {
         let started = Instant::now();
         let mut inner = self.lock();
         loop {
+            if inner.failed {
+                return Work::Stop;
+            }
             if inner.ready() {
                 let frame = mem::take(&mut inner.frame);
                 inner.last_group = frame.waiters.max(1);
@@ -324,6 +327,7 @@ impl OpenFrame {
         inner.failed = true;
         let waiting = mem::take(&mut inner.waiting);
         drop(inner);
+        self.changed.notify_one();
         for waiter in waiting {
             // A caller that has gone needs no answer.
             let _ = waiter.reply_to.send(Err(Error::OutcomeUnknown));

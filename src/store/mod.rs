@@ -10,6 +10,7 @@
 
 mod command;
 mod committer;
+mod data_dir;
 mod frame;
 mod handle;
 mod inspecting;

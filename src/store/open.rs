@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 
-use ekokv_wal::{Disk, Draft, Error, Found, Log, RealDisk, SEGMENT_BYTES_MAX, push_record};
+use ekokv_wal::{Disk, Draft, Error, Found, Log, SEGMENT_BYTES_MAX, push_record};
 
 use super::committer::Committer;
+use super::data_dir;
 use super::frame::OpenFrame;
 use super::handle::{Store, Threads};
 use super::options::{Failure, Opened, Options, fits_segment};
@@ -32,13 +33,13 @@ pub(super) fn open(options: Options) -> Result<Opened, Failure> {
     let dir = options.data_dir.as_path();
     // Before anything is made: settings that cannot work leave no trace.
     segment_bytes(&options)?;
-    let real = RealDisk::create_root(dir).map_err(|error| {
-        Failure::Storage(format!(
-            "cannot use the data dir {}: {error}",
-            dir.display()
-        ))
-    })?;
-    open_on(options, Arc::new(real))
+    let disk: Arc<dyn Disk> = Arc::new(data_dir::open(dir)?);
+    #[cfg(feature = "faults")]
+    let disk: Arc<dyn Disk> = Arc::new(
+        ekokv_wal::FaultyDisk::from_environment(disk)
+            .map_err(|error| Failure::Settings(error.to_string()))?,
+    );
+    open_on(options, disk)
 }
 
 /// Opens the store that lies on `disk`; the data dir's path is for messages.
@@ -188,7 +189,7 @@ fn start(
             .map_err(cannot)?,
         spares: named("spares")
             .spawn(move || {
-                spares::run(&for_spares, &wanted);
+                spares::run(&for_spares, &wanted, &lock);
                 drop(lock);
             })
             .map_err(cannot)?,
@@ -352,15 +353,13 @@ fn locked(dir: &Path, error: &io::Error) -> Failure {
             dir.display()
         ));
     }
-    Failure::Storage(format!(
-        "cannot lock the data dir {}: {error}",
-        dir.display()
-    ))
+    let said = format!("cannot lock the data dir {}: {error}", dir.display());
+    data_dir::refused(dir, &said, error)
 }
 
 /// An error of the log as the operator should read it.
-pub(super) fn failure(dir: &Path, error: Error) -> Failure {
-    let dir = dir.display();
+pub(super) fn failure(path: &Path, error: Error) -> Failure {
+    let dir = path.display();
     match error {
         Error::Damaged(damage) => Failure::Damaged(format!(
             "the data in {dir} is damaged, and starting could lose what was acknowledged: {damage}. \
@@ -368,8 +367,11 @@ pub(super) fn failure(dir: &Path, error: Error) -> Failure {
              the whole data dir, or of the named file"
         )),
         Error::TooLarge { .. } => Failure::Settings(error.to_string()),
-        Error::Unreadable { .. } | Error::Io { .. } | Error::Latched => {
-            Failure::Storage(format!("the disk under {dir} failed: {error}"))
-        }
+        Error::Unreadable { ref source, .. } | Error::Io { ref source, .. } => data_dir::refused(
+            path,
+            &format!("the disk under {dir} failed: {error}"),
+            source,
+        ),
+        Error::Latched => Failure::Storage(format!("the disk under {dir} failed: {error}")),
     }
 }

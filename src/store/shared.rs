@@ -71,10 +71,19 @@ impl Shared {
         }
     }
 
-    /// The log failed: no write succeeds from here on.
+    /// The store failed: no write succeeds from here on. The first reason is the one that is told.
     pub(super) fn fail(&self, failure: Failure) {
+        self.failure.send_if_modified(|known| {
+            let first = known.is_none();
+            known.get_or_insert(failure);
+            first
+        });
         self.frame.fail();
-        self.failure.send_replace(Some(failure));
+    }
+
+    /// Why the store failed, if it did.
+    pub(super) fn failed(&self) -> Option<Failure> {
+        self.failure.borrow().clone()
     }
 
     pub(super) fn failure(&self) -> watch::Receiver<Option<Failure>> {

@@ -1,35 +1,45 @@
-//! The thread that keeps a spare segment ready, off the path of the writes.
+//! The thread that keeps a spare segment ready, off the path of the writes, and looks whether the data
+//! dir is still where it was.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
+use ekokv_wal::Lock;
+
+use super::options::Failure;
 use super::shared::{AbortOnPanic, Shared};
 
 /// Between two pieces of zeros the disk belongs to others for so long.
 const PACE: Duration = Duration::from_millis(2);
-/// After a failure the next try comes so much later.
-const RETRY: Duration = Duration::from_secs(1);
+/// After a failure the next try comes so much later; so often the lock is looked at.
+const ROUND: Duration = Duration::from_secs(1);
 
-/// Makes a spare now and whenever one is wanted; ends when nobody can want one any more.
-pub(super) fn run(shared: &Arc<Shared>, wanted: &Receiver<()>) {
+/// Makes a spare now and whenever one is wanted; ends when nobody can want one any more, or when the
+/// data dir was taken away.
+pub(super) fn run(shared: &Arc<Shared>, wanted: &Receiver<()>, lock: &Lock) {
     let _abort = AbortOnPanic;
     loop {
-        let failed = match shared.spares.prepare(&mut || pace(shared)) {
-            Ok(()) => false,
-            Err(error) => {
-                tracing::warn!(%error, "the next log segment cannot be prepared; it is tried again");
-                true
-            }
-        };
-        shared.spare_failed.store(failed, Ordering::Relaxed);
-        let next = if failed {
-            wanted.recv_timeout(RETRY)
-        } else {
-            wanted.recv().map_err(|_| RecvTimeoutError::Disconnected)
-        };
-        if next == Err(RecvTimeoutError::Disconnected) {
+        // An error tells nothing: the path may be closed to us, and the lock be where it was.
+        if let Ok(false) = lock.in_place() {
+            tracing::error!("the data dir was moved or replaced, or its lock removed");
+            shared.fail(Failure::Storage(
+                "the data dir was moved or replaced, or its lock removed, while it was in use: another \
+                 process may use it now, so nothing is written any more. Whether the last changes were \
+                 kept is unknown until the next start"
+                    .to_owned(),
+            ));
+            return;
+        }
+        let prepared = shared.spares.prepare(&mut || pace(shared));
+        if let Err(error) = &prepared {
+            tracing::warn!(%error, "the next log segment cannot be prepared; it is tried again");
+        }
+        shared
+            .spare_failed
+            .store(prepared.is_err(), Ordering::Relaxed);
+        if wanted.recv_timeout(ROUND) == Err(RecvTimeoutError::Disconnected) {
             return;
         }
     }

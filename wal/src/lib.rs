@@ -104,7 +104,9 @@ mod spare;
 pub use batch::{Batch, Position, Records, push_record, record_bytes, span_of_records};
 pub use cell::{BLOCK_BYTES, CELL_BYTES, Flags, PAYLOAD_BYTES, rewrite_checksums};
 pub use current::{Current, CurrentState};
-pub use disk::{Disk, File, Lock, RealDisk, SimDisk, SimOp, publish};
+#[cfg(feature = "faults")]
+pub use disk::FaultyDisk;
+pub use disk::{Disk, File, FileSystem, Hold, Lock, RealDisk, SimDisk, SimFault, SimOp, publish};
 pub use error::{Damage, Error};
 pub use header::{Mode, Predecessor, SegmentHeader, segment_path};
 pub use log::{Draft, Log, Options, Random, SEGMENT_BYTES_MAX, segment_bytes_needed};

@@ -4,19 +4,34 @@
 //! Paths are relative to the data dir and use `/`. A written byte is durable only after [`File::sync`];
 //! a created, renamed or removed name only after [`Disk::sync_dir`] of its directory.
 
+#[cfg(feature = "faults")]
+mod faulty;
+mod place;
 mod real;
 mod sim;
 
-use std::any::Any;
 use std::io;
 
+#[cfg(feature = "faults")]
+pub use faulty::FaultyDisk;
+pub use place::FileSystem;
 pub use real::RealDisk;
-pub use sim::{SimDisk, SimOp};
+pub use sim::{SimDisk, SimFault, SimOp};
 
 use crate::error::Error;
 
 /// Holds a data dir for one process until it is dropped.
-pub type Lock = Box<dyn Any + Send + Sync>;
+pub type Lock = Box<dyn Hold>;
+
+/// What [`Disk::lock`] gives.
+pub trait Hold: Send + Sync {
+    /// Whether the path of the data dir still leads to the lock that is held. If not, the directory
+    /// was moved or replaced, or the lock removed: another process may take what is there.
+    ///
+    /// # Errors
+    /// What the system says; it is then unknown.
+    fn in_place(&self) -> io::Result<bool>;
+}
 
 /// Names and files below one data dir.
 pub trait Disk: Send + Sync + 'static {
@@ -60,6 +75,11 @@ pub trait Disk: Send + Sync + 'static {
     /// # Errors
     /// What the system says.
     fn sync_dir(&self, dir: &str) -> io::Result<()>;
+    /// Bytes that this process can still take from the file system.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn free_bytes(&self) -> io::Result<u64>;
     /// Takes the data dir for this process.
     ///
     /// # Errors

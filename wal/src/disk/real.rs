@@ -1,20 +1,27 @@
 //! The real disk: a directory of the file system.
+//!
+//! What always holds: every name is looked up in the directory that was opened, whatever its path
+//! leads to by now. A directory that is put in its place is never touched.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, DirBuilder};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{Access, AtFlags, Dir, FallocateFlags, Mode, OFlags};
+use rustix::io::{Errno, retry_on_intr};
 
-use super::{Disk, File, Lock};
+use super::place::FileSystem;
+use super::{Disk, File, Hold, Lock};
 
 /// Files below one directory. Everything is made for the owner alone (0700, 0600).
 #[derive(Debug)]
 pub struct RealDisk {
-    root: PathBuf,
+    /// The path without links, as it was when the directory was opened.
+    path: PathBuf,
+    root: fs::File,
     /// Directories that were synced once, kept open: with no descriptor left a sync would fail, and
     /// a failed sync ends the log.
     dirs: Mutex<BTreeMap<String, fs::File>>,
@@ -26,12 +33,12 @@ impl RealDisk {
     /// # Errors
     /// What the system says; `NotADirectory` if it is none.
     pub fn open(root: &Path) -> io::Result<Self> {
-        let root = fs::canonicalize(root)?;
-        if !fs::metadata(&root)?.is_dir() {
-            return Err(io::ErrorKind::NotADirectory.into());
-        }
+        let path = fs::canonicalize(root)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = retry_on_intr(|| rustix::fs::open(&path, flags, Mode::empty()))?;
         Ok(Self {
-            root,
+            path,
+            root: root.into(),
             dirs: Mutex::default(),
         })
     }
@@ -60,19 +67,62 @@ impl RealDisk {
         let disk = Self::open(root)?;
         // Whoever made it, and whenever: a name that is not durable takes all that is below it along.
         // A parent that may not be opened is not ours to sync.
-        match sync_parent(&disk.root) {
+        match sync_parent(&disk.path) {
             Err(error) if error.kind() != io::ErrorKind::PermissionDenied => Err(error),
             _ => Ok(disk),
         }
     }
 
-    fn path(&self, path: &str) -> PathBuf {
-        if path.is_empty() {
-            self.root.clone()
-        } else {
-            self.root.join(path)
+    /// Whether this process may make, rename and remove names in the root; nothing is made to find
+    /// out. A file system that is mounted read-only says so here.
+    ///
+    /// # Errors
+    /// What the system says: `PermissionDenied`, `ReadOnlyFilesystem`.
+    pub fn check_writable(&self) -> io::Result<()> {
+        let access = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
+        // Without flags, which need a newer system call that some containers forbid: real and
+        // effective user are the same.
+        Ok(rustix::fs::accessat(
+            &self.root,
+            ".",
+            access,
+            AtFlags::empty(),
+        )?)
+    }
+
+    /// The user id that a file belongs to, `None` if there is no such file.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn owner(&self, path: &str) -> io::Result<Option<u32>> {
+        match rustix::fs::statat(&self.root, name(path), AtFlags::empty()) {
+            Ok(stat) => Ok(Some(stat.st_uid)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error.into()),
         }
     }
+
+    /// What kind of file system the root lies on.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn file_system(&self) -> io::Result<FileSystem> {
+        let kind = rustix::fs::fstatfs(&self.root)?.f_type;
+        // The kernel's numbers have 32 bits; the field is wider or narrower by machine.
+        Ok(FileSystem::of_magic(kind as u32))
+    }
+
+    fn open_file(&self, path: &str, flags: OFlags) -> io::Result<fs::File> {
+        let flags = flags | OFlags::CLOEXEC;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let file = retry_on_intr(|| rustix::fs::openat(&self.root, name(path), flags, mode))?;
+        Ok(file.into())
+    }
+}
+
+/// A path below the root as the system takes it.
+fn name(path: &str) -> &str {
+    if path.is_empty() { "." } else { path }
 }
 
 fn sync_parent(dir: &Path) -> io::Result<()> {
@@ -83,54 +133,63 @@ fn sync_parent(dir: &Path) -> io::Result<()> {
 
 impl Disk for RealDisk {
     fn create_dir(&self, path: &str) -> io::Result<()> {
-        match DirBuilder::new().mode(0o700).create(self.path(path)) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            other => other,
+        match rustix::fs::mkdirat(&self.root, name(path), Mode::RWXU) {
+            Err(Errno::EXIST) => Ok(()),
+            other => Ok(other?),
         }
     }
 
     fn create(&self, path: &str) -> io::Result<Box<dyn File>> {
         // A new file, never the old one emptied: whoever still has that one open must not share it.
-        match fs::remove_file(self.path(path)) {
+        match self.remove(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create_new(true).mode(0o600);
-        Ok(Box::new(RealFile(options.open(self.path(path))?)))
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+        Ok(Box::new(RealFile(self.open_file(path, flags)?)))
     }
 
     fn open(&self, path: &str) -> io::Result<Box<dyn File>> {
-        Ok(Box::new(RealFile(fs::File::open(self.path(path))?)))
+        Ok(Box::new(RealFile(self.open_file(path, OFlags::RDONLY)?)))
     }
 
     fn open_write(&self, path: &str) -> io::Result<Box<dyn File>> {
-        Ok(Box::new(RealFile(
-            OpenOptions::new()
-                .read(true)
-                .write(true)
-                .open(self.path(path))?,
-        )))
+        Ok(Box::new(RealFile(self.open_file(path, OFlags::RDWR)?)))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        fs::rename(self.path(from), self.path(to))
+        Ok(rustix::fs::renameat(
+            &self.root,
+            name(from),
+            &self.root,
+            name(to),
+        )?)
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {
-        fs::remove_file(self.path(path))
+        Ok(rustix::fs::unlinkat(
+            &self.root,
+            name(path),
+            AtFlags::empty(),
+        )?)
     }
 
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {
-        let entries = match fs::read_dir(self.path(dir)) {
-            Ok(entries) => entries,
+        let entries = match self.open_file(dir, OFlags::RDONLY | OFlags::DIRECTORY) {
+            Ok(open) => Dir::new(open)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(error),
         };
-        // A name that is not UTF-8 is none of ours; it is left alone.
-        let mut names = entries
-            .filter_map(|entry| entry.map(|e| e.file_name().into_string().ok()).transpose())
-            .collect::<io::Result<Vec<String>>>()?;
+        let mut names = Vec::new();
+        for entry in entries {
+            // A name that is not UTF-8 is none of ours; it is left alone.
+            if let Ok(name) = entry?.file_name().to_str()
+                && name != "."
+                && name != ".."
+            {
+                names.push(name.to_owned());
+            }
+        }
         names.sort();
         Ok(names)
     }
@@ -140,7 +199,7 @@ impl Disk for RealDisk {
         match dirs.get(dir) {
             Some(open) => Ok(rustix::fs::fsync(open)?),
             None => {
-                let open = fs::File::open(self.path(dir))?;
+                let open = self.open_file(dir, OFlags::RDONLY | OFlags::DIRECTORY)?;
                 rustix::fs::fsync(&open)?;
                 dirs.insert(dir.to_owned(), open);
                 Ok(())
@@ -148,16 +207,15 @@ impl Disk for RealDisk {
         }
     }
 
+    fn free_bytes(&self) -> io::Result<u64> {
+        let stat = rustix::fs::fstatvfs(&self.root)?;
+        // What is kept back for the superuser does not count.
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
     fn lock(&self, path: &str) -> io::Result<Lock> {
-        let mut options = OpenOptions::new();
         // Not emptied before it is ours: it names the holder.
-        options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600);
-        let mut file = options.open(self.path(path))?;
+        let mut file = self.open_file(path, OFlags::RDWR | OFlags::CREATE)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
@@ -174,7 +232,36 @@ impl Disk for RealDisk {
         file.set_len(0)?;
         file.rewind()?;
         writeln!(file, "process {}", std::process::id())?;
-        Ok(Box::new(file))
+        Ok(Box::new(RealLock {
+            file,
+            path: self.path.join(path),
+        }))
+    }
+}
+
+/// A locked file, and the path under which others would look for it.
+#[derive(Debug)]
+struct RealLock {
+    file: fs::File,
+    path: PathBuf,
+}
+
+impl Hold for RealLock {
+    fn in_place(&self) -> io::Result<bool> {
+        let held = self.file.metadata()?;
+        match fs::metadata(&self.path) {
+            Ok(found) => Ok((found.dev(), found.ino()) == (held.dev(), held.ino())),
+            // A parent that is a file by now holds no lock either.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -3,14 +3,14 @@
 //!
 //! What always holds: a byte is durable only after its file's sync, a name only after the sync of its
 //! directory; until then each written cell of 512 bytes is kept or lost on its own, and of the
-//! changes of names any prefix is kept. A failed sync loses what it should have made durable, and
-//! the next one does not notice (as Linux does it).
+//! changes of names any prefix is kept. A failed sync loses what it should have made durable: it
+//! still reads as written, and the next sync does not notice (as Linux does it).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::{Disk, File, Lock};
+use super::{Disk, File, Hold, Lock};
 use crate::cell::CELL_BYTES;
 
 /// One call that changed something. A recorded list of them can be played onto another disk, call by
@@ -37,13 +37,26 @@ pub enum SimOp {
     SyncDir(String),
 }
 
-/// Decides whether a call fails: called with its name, path and offset, returns the error.
-type Fault = Box<dyn FnMut(&str, &str, u64) -> Option<io::ErrorKind> + Send>;
+/// What goes wrong with a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SimFault {
+    /// It fails with this error of the system, by its number.
+    Errno(i32),
+    /// It fails with an error of this kind.
+    Kind(io::ErrorKind),
+    /// A write takes only the first half, at least one byte; other calls are as ever.
+    Short,
+}
+
+/// Decides whether a call fails: called with its name, path and offset.
+type Fault = Box<dyn FnMut(&str, &str, u64) -> Option<SimFault> + Send>;
 
 /// A disk in memory; clones are handles to the same disk.
 #[derive(Clone, Default)]
 pub struct SimDisk {
     inner: Arc<Mutex<Inner>>,
+    /// A sync has begun to wait, or may go on.
+    held_changed: Arc<Condvar>,
 }
 
 #[derive(Default)]
@@ -56,7 +69,15 @@ struct Inner {
     dirs: BTreeSet<String>,
     recorded: Vec<SimOp>,
     fault: Option<Fault>,
+    /// Syncs of files whose path begins so wait.
+    held: Option<String>,
+    /// How many wait.
+    holding: usize,
+    /// Bytes that all files together can take.
+    capacity: Option<u64>,
     locked: bool,
+    /// The path leads to another lock by now.
+    lock_lost: bool,
 }
 
 type Names = BTreeMap<String, usize>;
@@ -75,10 +96,17 @@ struct SimFileData {
     written: Arc<Vec<u8>>,
     /// Cells written since the last sync: offset and bytes.
     pending: Vec<(u64, Vec<u8>)>,
+    /// A sync has failed: what is written is not all that the next one makes durable.
+    lost: bool,
+    /// Ranges that were given back, as start and end; they do not overlap.
+    holes: Vec<(u64, u64)>,
 }
 
 impl SimFileData {
     fn write(&mut self, offset: u64, bytes: &[u8]) {
+        // Blocks that were given back are taken again, more of them than need be.
+        let end = offset + bytes.len() as u64;
+        self.holes.retain(|hole| hole.1 <= offset || hole.0 >= end);
         write_into(Arc::make_mut(&mut self.written), offset, bytes);
         let mut at = offset;
         let mut rest = bytes;
@@ -92,8 +120,42 @@ impl SimFileData {
     }
 
     fn sync(&mut self) {
+        let pending = std::mem::take(&mut self.pending);
+        if self.lost {
+            let durable = Arc::make_mut(&mut self.durable);
+            for (offset, bytes) in &pending {
+                write_into(durable, *offset, bytes);
+            }
+        } else {
+            self.durable = Arc::clone(&self.written);
+        }
+    }
+
+    /// The kernel marks the pages clean: what was pending is lost without a further word.
+    fn fail_sync(&mut self) {
+        self.lost |= !self.pending.is_empty();
         self.pending.clear();
-        self.durable = Arc::clone(&self.written);
+    }
+
+    /// Bytes that the file takes on the disk.
+    fn taken(&self) -> u64 {
+        let holes: u64 = self.holes.iter().map(|(start, end)| end - start).sum();
+        (self.written.len() as u64).saturating_sub(holes)
+    }
+
+    /// What is there without the holes that overlap a range, and one hole that spans them all.
+    fn add_hole(&mut self, mut start: u64, mut end: u64) {
+        end = end.min(self.written.len() as u64);
+        self.holes.retain(|hole| {
+            let apart = hole.1 < start || hole.0 > end;
+            if !apart {
+                (start, end) = (start.min(hole.0), end.max(hole.1));
+            }
+            apart
+        });
+        if start < end {
+            self.holes.push((start, end));
+        }
     }
 }
 
@@ -125,15 +187,58 @@ impl NameChange {
 }
 
 impl Inner {
-    fn fault(&mut self, call: &str, path: &str, offset: u64) -> io::Result<()> {
+    /// Whether the call is to be cut short; only a write can be.
+    fn fault(&mut self, call: &str, path: &str, offset: u64) -> io::Result<bool> {
         match self
             .fault
             .as_mut()
             .and_then(|fault| fault(call, path, offset))
         {
-            Some(kind) => Err(io::Error::new(kind, "injected by the simulated disk")),
-            None => Ok(()),
+            Some(SimFault::Errno(number)) => Err(io::Error::from_raw_os_error(number)),
+            Some(SimFault::Kind(kind)) => {
+                Err(io::Error::new(kind, "injected by the simulated disk"))
+            }
+            Some(SimFault::Short) => Ok(true),
+            None => Ok(false),
         }
+    }
+
+    /// The same for a call on an open file, by the name that it has now.
+    fn file_fault(&mut self, call: &str, file: &SimFile, offset: u64) -> io::Result<bool> {
+        if self.fault.is_none() {
+            return Ok(false);
+        }
+        let path = self.path_of(file);
+        self.fault(call, &path, offset)
+    }
+
+    /// An open file's name, the first one that it had if it has none by now.
+    fn path_of(&self, file: &SimFile) -> String {
+        let named = self.names.iter().find(|(_, number)| **number == file.file);
+        named.map_or_else(|| file.path.clone(), |(path, _)| path.clone())
+    }
+
+    fn free_bytes(&self) -> u64 {
+        let Some(capacity) = self.capacity else {
+            return u64::MAX;
+        };
+        let taken: u64 = self
+            .names
+            .values()
+            .filter_map(|file| self.files.get(*file))
+            .map(SimFileData::taken)
+            .sum();
+        capacity.saturating_sub(taken)
+    }
+
+    /// How many of `length` bytes at `offset` of a file there is room for.
+    fn fitting(&self, file: usize, offset: u64, length: usize) -> usize {
+        if self.capacity.is_none() {
+            return length;
+        }
+        let end = self.files[file].written.len() as u64;
+        let room = end.saturating_add(self.free_bytes()).saturating_sub(offset);
+        length.min(usize::try_from(room).unwrap_or(usize::MAX))
     }
 
     fn change_name(&mut self, dir: &str, change: NameChange) {
@@ -157,11 +262,13 @@ impl Inner {
             SimOp::Truncate(file, length) => {
                 let data = &mut self.files[*file];
                 Arc::make_mut(&mut data.written).resize(*length as usize, 0);
+                data.holes.retain(|hole| hole.1 <= *length);
                 data.sync();
             }
             SimOp::Punch(file, offset, length) => {
                 // At once durable: what lies there is not read any more, before or after.
                 let data = &mut self.files[*file];
+                data.add_hole(*offset, offset.saturating_add(*length));
                 for content in [&mut data.written, &mut data.durable] {
                     let end = content.len().min((offset + length) as usize);
                     let start = end.min(*offset as usize);
@@ -267,23 +374,22 @@ impl SimDisk {
             files.push(SimFileData {
                 durable: Arc::clone(&content),
                 written: content,
-                pending: Vec::new(),
+                holes: file.holes.clone(),
+                ..SimFileData::default()
             });
         }
         let mut names = inner.durable_names.clone();
         for (_, change) in inner.pending_names.iter().take(keep_names) {
             change.apply(&mut names);
         }
-        let image = Inner {
+        Self::image(Inner {
             files,
             durable_names: names.clone(),
             names,
             dirs: inner.dirs.clone(),
+            capacity: inner.capacity,
             ..Inner::default()
-        };
-        Self {
-            inner: Arc::new(Mutex::new(image)),
-        }
+        })
     }
 
     /// The disk as the death of the process leaves it: all that was written is there and none of it
@@ -291,25 +397,72 @@ impl SimDisk {
     #[must_use]
     pub fn kill(&self) -> Self {
         let inner = self.inner();
-        let image = Inner {
+        Self::image(Inner {
             files: inner.files.clone(),
             names: inner.names.clone(),
             durable_names: inner.durable_names.clone(),
             pending_names: inner.pending_names.clone(),
             dirs: inner.dirs.clone(),
+            capacity: inner.capacity,
             ..Inner::default()
-        };
+        })
+    }
+
+    fn image(inner: Inner) -> Self {
         Self {
-            inner: Arc::new(Mutex::new(image)),
+            inner: Arc::new(Mutex::new(inner)),
+            held_changed: Arc::default(),
         }
     }
 
     /// Lets calls fail: `fault` sees each call's name, path and offset (0 where there is none).
     pub fn inject(
         &self,
-        fault: impl FnMut(&str, &str, u64) -> Option<io::ErrorKind> + Send + 'static,
+        mut fault: impl FnMut(&str, &str, u64) -> Option<io::ErrorKind> + Send + 'static,
+    ) {
+        self.interfere(move |call, path, offset| fault(call, path, offset).map(SimFault::Kind));
+    }
+
+    /// As [`SimDisk::inject`], with all that can go wrong. `fault` sees every call, on the thread
+    /// that makes it, and can count them.
+    pub fn interfere(
+        &self,
+        fault: impl FnMut(&str, &str, u64) -> Option<SimFault> + Send + 'static,
     ) {
         self.inner().fault = Some(Box::new(fault));
+    }
+
+    /// Lets syncs of files whose path begins with `prefix` wait until [`SimDisk::let_syncs_go`].
+    pub fn hold_syncs(&self, prefix: &str) {
+        self.inner().held = Some(prefix.to_owned());
+    }
+
+    /// Waits until so many syncs wait.
+    pub fn wait_for_held_syncs(&self, count: usize) {
+        let mut inner = self.inner();
+        while inner.holding < count {
+            inner = self
+                .held_changed
+                .wait(inner)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Ends what [`SimDisk::hold_syncs`] began.
+    pub fn let_syncs_go(&self) {
+        self.inner().held = None;
+        self.held_changed.notify_all();
+    }
+
+    /// From now on all files together take at most so many bytes; a write beyond it is short, then
+    /// fails for want of space.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.inner().capacity = bytes;
+    }
+
+    /// Somebody moves the data dir away, or its lock: who holds it can find out.
+    pub fn lose_lock(&self) {
+        self.inner().lock_lost = true;
     }
 
     /// A file's content as it reads now.
@@ -327,7 +480,7 @@ impl SimDisk {
         let data = SimFileData {
             durable: Arc::clone(&content),
             written: content,
-            pending: Vec::new(),
+            ..SimFileData::default()
         };
         inner.files.push(data);
         let file = inner.files.len() - 1;
@@ -419,17 +572,32 @@ impl Disk for SimDisk {
         Ok(())
     }
 
-    fn lock(&self, _path: &str) -> io::Result<Lock> {
+    fn free_bytes(&self) -> io::Result<u64> {
         let mut inner = self.inner();
+        inner.fault("free_bytes", "", 0)?;
+        Ok(inner.free_bytes())
+    }
+
+    fn lock(&self, path: &str) -> io::Result<Lock> {
+        let mut inner = self.inner();
+        inner.fault("lock", path, 0)?;
         if inner.locked {
             return Err(io::Error::new(io::ErrorKind::WouldBlock, "another handle"));
         }
-        inner.locked = true;
+        (inner.locked, inner.lock_lost) = (true, false);
         Ok(Box::new(SimLock(self.clone())))
     }
 }
 
 struct SimLock(SimDisk);
+
+impl Hold for SimLock {
+    fn in_place(&self) -> io::Result<bool> {
+        let mut inner = self.0.inner();
+        inner.fault("in_place", "lock", 0)?;
+        Ok(!inner.lock_lost)
+    }
+}
 
 impl Drop for SimLock {
     fn drop(&mut self) {
@@ -446,16 +614,38 @@ struct SimFile {
 impl File for SimFile {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<usize> {
         let mut inner = self.disk.inner();
-        inner.fault("write", &self.path, offset)?;
-        inner.apply(&SimOp::Write(self.file, offset, bytes.to_vec()));
-        Ok(bytes.len())
+        let short = inner.file_fault("write", self, offset)?;
+        let wanted = if short && bytes.len() > 1 {
+            bytes.len() / 2
+        } else {
+            bytes.len()
+        };
+        let length = inner.fitting(self.file, offset, wanted);
+        if length == 0 && wanted > 0 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        inner.apply(&SimOp::Write(self.file, offset, bytes[..length].to_vec()));
+        Ok(length)
     }
 
     fn sync(&mut self) -> io::Result<()> {
         let mut inner = self.disk.inner();
-        if let Err(error) = inner.fault("sync", &self.path, 0) {
-            // The kernel marks the pages clean: what was pending is lost without a further word.
-            inner.files[self.file].pending.clear();
+        if inner.held.is_some() {
+            inner.holding += 1;
+            self.disk.held_changed.notify_all();
+            while let Some(prefix) = &inner.held
+                && inner.path_of(self).starts_with(prefix)
+            {
+                inner = self
+                    .disk
+                    .held_changed
+                    .wait(inner)
+                    .unwrap_or_else(PoisonError::into_inner);
+            }
+            inner.holding -= 1;
+        }
+        if let Err(error) = inner.file_fault("sync", self, 0) {
+            inner.files[self.file].fail_sync();
             return Err(error);
         }
         inner.apply(&SimOp::Sync(self.file));
@@ -464,7 +654,7 @@ impl File for SimFile {
 
     fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<usize> {
         let mut inner = self.disk.inner();
-        inner.fault("read", &self.path, offset)?;
+        inner.file_fault("read", self, offset)?;
         let content = &inner.files[self.file].written;
         let rest = content.get(offset as usize..).unwrap_or_default();
         let length = rest.len().min(bytes.len());
@@ -474,20 +664,20 @@ impl File for SimFile {
 
     fn length(&self) -> io::Result<u64> {
         let mut inner = self.disk.inner();
-        inner.fault("length", &self.path, 0)?;
+        inner.file_fault("length", self, 0)?;
         Ok(inner.files[self.file].written.len() as u64)
     }
 
     fn truncate(&mut self, length: u64) -> io::Result<()> {
         let mut inner = self.disk.inner();
-        inner.fault("truncate", &self.path, 0)?;
+        inner.file_fault("truncate", self, 0)?;
         inner.apply(&SimOp::Truncate(self.file, length));
         Ok(())
     }
 
     fn punch(&mut self, offset: u64, length: u64) -> io::Result<()> {
         let mut inner = self.disk.inner();
-        inner.fault("punch", &self.path, offset)?;
+        inner.file_fault("punch", self, offset)?;
         inner.apply(&SimOp::Punch(self.file, offset, length));
         Ok(())
     }
