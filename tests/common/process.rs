@@ -30,6 +30,7 @@ pub(crate) struct Process {
     pub(crate) address: SocketAddr,
     /// Every line it logged before it was ready.
     pub(crate) log: Vec<String>,
+    later: mpsc::Receiver<String>,
 }
 
 impl Process {
@@ -44,6 +45,15 @@ impl Process {
         let mut command = Command::new("bash");
         let script = format!("{limit} && exec \"$@\"");
         command.args(["-c", &script, "bash", env!("CARGO_BIN_EXE_ekokv")]);
+        ready(Self::run(command, data_dir, &SMALL))
+    }
+
+    /// The same behind a mount that nobody else sees.
+    pub(crate) fn start_mounted(data_dir: &Path, mount: &str) -> Self {
+        let mut command = Command::new("unshare");
+        let script = format!("{mount} && exec \"$@\"");
+        command.args(["-m", "bash", "-c", &script, "bash"]);
+        command.arg(env!("CARGO_BIN_EXE_ekokv"));
         ready(Self::run(command, data_dir, &SMALL))
     }
 
@@ -116,6 +126,7 @@ impl Process {
                     child,
                     address,
                     log,
+                    later: received,
                 });
             }
         }
@@ -137,6 +148,21 @@ impl Process {
                 .unwrap()
                 .success()
         );
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for the end; the exit status, and every line that was logged after it was ready.
+    pub(crate) fn end(&mut self) -> (ExitStatus, Vec<String>) {
+        let mut log = Vec::new();
+        while let Ok(line) = self.later.recv_timeout(PATIENCE) {
+            log.push(line);
+        }
+        // Its log has ended, or it never will: a test fails rather than hang.
+        let _ = self.child.kill();
+        (self.child.wait().unwrap(), log)
     }
 
     /// Waits for the end.

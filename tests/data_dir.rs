@@ -1,0 +1,299 @@
+//! What operators and file systems do to the data dir of the real binary: rows 29, 30, 32 and 33 of the
+//! failures that ekokv answers for.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use common::process::Process;
+use common::server::DataDir;
+use common::{ADMIN_KEY, Client};
+
+/// A user that owns nothing.
+const NOBODY: u32 = 65_534;
+
+fn path(dir: &DataDir) -> &str {
+    dir.path().to_str().unwrap()
+}
+
+/// Exit code and log of a start that must not succeed, behind a command of the shell.
+fn refused_after(before: &str, binary: &str, data_dir: &str) -> (i32, String) {
+    let script = format!("{before} && exec \"$@\"");
+    let output = Command::new("unshare")
+        .args(["-m", "bash", "-c", &script, "bash", binary])
+        .args(["--listen", "127.0.0.1:0", "--data-dir", data_dir])
+        .env("EKOKV_ADMIN_KEY", ADMIN_KEY)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    let code = output.status.code();
+    (code.unwrap_or_else(|| panic!("{log}")), log)
+}
+
+fn refused(data_dir: &str) -> (i32, String) {
+    match Process::try_start(Path::new(data_dir), &[]) {
+        Ok(process) => panic!("it started: {:?}", process.log),
+        Err((status, log)) => (status.code().unwrap(), log.join("\n")),
+    }
+}
+
+/// Why this test cannot make mounts of its own, if it cannot.
+fn no_mounts() -> Option<String> {
+    let probe = Command::new("unshare")
+        .args(["-m", "mount", "-t", "tmpfs", "tmpfs", "/mnt"])
+        .output();
+    match probe {
+        Ok(output) if output.status.success() => None,
+        Ok(output) => Some(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+/// Every file below a directory with its content.
+fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let Ok(entries) = fs::read_dir(dir) else {
+        return found;
+    };
+    for entry in entries {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(contents(&path));
+        } else {
+            let content = fs::read(&path).unwrap();
+            found.insert(path, content);
+        }
+    }
+    found
+}
+
+fn set(client: &mut Client, bearer: &str, key: &str, value: &str) -> Option<u16> {
+    let target = format!("/api/kv/set/{key}");
+    let answer = client.try_request(
+        "POST",
+        &target,
+        &[("Authorization", bearer)],
+        value.as_bytes(),
+    );
+    answer.ok().map(|answer| answer.status)
+}
+
+fn get(process: &Process, key: &str) -> (u16, String) {
+    let bearer = format!("Bearer {}", process.token());
+    let target = format!("/api/kv/get/{key}");
+    let headers = [("Authorization", bearer.as_str())];
+    let answer = Client::new(process.address).request("GET", &target, &headers, b"");
+    (answer.status, answer.text())
+}
+
+/// A store with one key.
+fn store_with(key: &str) -> DataDir {
+    let dir = DataDir::new();
+    let mut process = Process::start(dir.path(), &[]);
+    let bearer = format!("Bearer {}", process.token());
+    let stored = set(&mut Client::new(process.address), &bearer, key, "1");
+    assert_eq!(stored, Some(200));
+    process.signal("TERM");
+    assert_eq!(process.wait().code(), Some(0));
+    dir
+}
+
+#[test]
+fn row_29_a_second_process_on_a_data_dir_ends_with_75_and_names_the_holder() {
+    let dir = DataDir::new();
+    let holder = Process::start(dir.path(), &[]);
+    let before = contents(dir.path());
+    let (code, log) = refused(path(&dir));
+    assert_eq!(code, 75, "{log}");
+    assert!(log.contains(&format!("process {}", holder.id())), "{log}");
+    assert!(log.contains(path(&dir)), "{log}");
+    // The lock still names its holder, and nothing else was touched but by it.
+    let after = contents(dir.path());
+    let lock = dir.path().join("lock");
+    assert_eq!(after[&lock], before[&lock]);
+}
+
+/// A process that writes until it ends, whose data dir is changed by `change` meanwhile: how it ends,
+/// what it logged and how many writes it acknowledged, each to a key of its own.
+fn write_while(dir: &DataDir, change: impl FnOnce()) -> (i32, String, u64) {
+    let mut process = Process::start(dir.path(), &[]);
+    let bearer = format!("Bearer {}", process.token());
+    let mut client = Client::new(process.address);
+    // Large enough for the log to go on in further segments before the change is noticed.
+    let value = format!("\"{}\"", "v".repeat(40_000));
+    let mut acknowledged = 0;
+    let mut change = Some(change);
+    loop {
+        match set(&mut client, &bearer, &format!("k{acknowledged}"), &value) {
+            Some(200) => acknowledged += 1,
+            // The next segment is not ready yet.
+            Some(429) => {}
+            _ => break,
+        }
+        if acknowledged == 30
+            && let Some(change) = change.take()
+        {
+            change();
+        }
+    }
+    let (status, log) = process.end();
+    (status.code().unwrap(), log.join("\n"), acknowledged)
+}
+
+#[test]
+fn row_30_a_data_dir_that_is_replaced_stops_the_server_and_is_never_written_to() {
+    let other = store_with("other");
+    let dir = DataDir::new();
+    let moved = DataDir::new();
+    let (code, log, acknowledged) = write_while(&dir, || {
+        fs::rename(dir.path(), moved.path()).unwrap();
+        fs::rename(other.path(), dir.path()).unwrap();
+    });
+    assert_eq!(code, 74, "{log}");
+    assert!(log.contains("moved or replaced"), "{log}");
+
+    let process = Process::start(dir.path(), &[]);
+    assert_eq!(get(&process, "other").0, 200);
+    assert_eq!(get(&process, "k0").0, 404);
+    drop(process);
+
+    let process = Process::start(moved.path(), &[]);
+    for number in 0..acknowledged {
+        assert_eq!(get(&process, &format!("k{number}")).0, 200, "k{number}");
+    }
+    println!(
+        "row 30: {acknowledged} writes acknowledged, all of them in the dir that was moved away"
+    );
+}
+
+#[test]
+fn row_30_a_data_dir_that_is_moved_away_or_whose_lock_is_removed_stops_the_server() {
+    let dir = DataDir::new();
+    let moved = DataDir::new();
+    let (code, log, _) = write_while(&dir, || {
+        fs::rename(dir.path(), moved.path()).unwrap();
+        fs::create_dir(dir.path()).unwrap();
+    });
+    assert_eq!(code, 74, "{log}");
+    assert!(
+        contents(dir.path()).is_empty(),
+        "{:?}",
+        contents(dir.path()).keys()
+    );
+
+    let dir = DataDir::new();
+    let lock = dir.path().join("lock");
+    let (code, log, _) = write_while(&dir, || fs::remove_file(&lock).unwrap());
+    assert_eq!(code, 74, "{log}");
+    assert!(log.contains("lock removed"), "{log}");
+    assert!(!lock.exists());
+}
+
+#[test]
+fn row_32_a_file_in_place_of_the_data_dir_or_above_it_ends_with_78() {
+    let dir = DataDir::new();
+    fs::write(dir.path(), "a file").unwrap();
+    let below = format!("{}/data", path(&dir));
+    for data_dir in [path(&dir), &below] {
+        let (code, log) = refused(data_dir);
+        assert_eq!(code, 78, "{log}");
+        for part in ["no directory", "--data-dir", data_dir] {
+            assert!(log.contains(part), "{part}: {log}");
+        }
+    }
+    assert_eq!(fs::read(dir.path()).unwrap(), b"a file");
+    fs::remove_file(dir.path()).unwrap();
+}
+
+#[test]
+fn row_32_a_store_of_another_user_ends_with_78_and_stays_as_it_is() {
+    let dir = store_with("k");
+    if fs::metadata(dir.path()).unwrap().uid() != 0 {
+        println!("row 32: skipped, for only root can give files to another user");
+        return;
+    }
+    for name in ["CURRENT", "lock"] {
+        chown(dir.path().join(name), Some(NOBODY), None).unwrap();
+    }
+    let before = contents(dir.path());
+    let (code, log) = refused(path(&dir));
+    assert_eq!(code, 78, "{log}");
+    for part in ["65534", "runs as 0", "chown"] {
+        assert!(log.contains(part), "{part}: {log}");
+    }
+    assert_eq!(contents(dir.path()), before);
+}
+
+#[test]
+fn row_32_a_data_dir_that_is_closed_to_the_user_ends_with_78() {
+    let dir = store_with("k");
+    if fs::metadata(dir.path()).unwrap().uid() != 0 {
+        println!("row 32: skipped, for only root can become another user");
+        return;
+    }
+    // A copy that everybody may run.
+    let tools = DataDir::new();
+    fs::create_dir(tools.path()).unwrap();
+    fs::set_permissions(tools.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let binary = tools.path().join("ekokv");
+    fs::copy(env!("CARGO_BIN_EXE_ekokv"), &binary).unwrap();
+    let before = contents(dir.path());
+    let inside = format!("{}/missing", path(&dir));
+    for data_dir in [path(&dir), &inside] {
+        let output = Command::new("setpriv")
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .arg(&binary)
+            .args(["--listen", "127.0.0.1:0", "--data-dir", data_dir])
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let log = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(78), "{log}");
+        assert!(log.contains("65534") && log.contains(data_dir), "{log}");
+    }
+    assert_eq!(contents(dir.path()), before);
+}
+
+#[test]
+fn row_32_a_read_only_file_system_ends_with_78_and_keeps_every_byte() {
+    if let Some(reason) = no_mounts() {
+        println!("row 32: read-only mounts are skipped: {reason}");
+        return;
+    }
+    let dir = store_with("k");
+    let before = contents(dir.path());
+    let here = path(&dir);
+    let below = format!("{here}/new/dir");
+    let mount = format!("mount --bind {here} {here} && mount -o remount,bind,ro {here}");
+    for data_dir in [here, &below] {
+        let (code, log) = refused_after(&mount, env!("CARGO_BIN_EXE_ekokv"), data_dir);
+        assert_eq!(code, 78, "{log}");
+        assert!(log.contains("read-only") && log.contains(data_dir), "{log}");
+    }
+    assert_eq!(contents(dir.path()), before);
+}
+
+#[test]
+fn row_33_a_data_dir_in_memory_is_warned_of() {
+    if let Some(reason) = no_mounts() {
+        println!("row 33: mounts are skipped: {reason}");
+        return;
+    }
+    let dir = DataDir::new();
+    fs::create_dir(dir.path()).unwrap();
+    let limit = format!("mount -t tmpfs tmpfs {}", path(&dir));
+    let process = Process::start_mounted(dir.path(), &limit);
+    let warned = |line: &&String| line.contains("WARN") && line.contains("tmpfs");
+    assert!(
+        process.log.iter().any(|line| warned(&line)),
+        "{:?}",
+        process.log
+    );
+    assert!(contents(dir.path()).is_empty());
+}
