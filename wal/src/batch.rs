@@ -66,7 +66,7 @@ pub struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    /// The records' bytes, in order. Their CRCs are checked on the way.
+    /// The records, in order. Their CRCs are checked on the way.
     #[must_use]
     pub fn records(&self) -> Records<'a> {
         Records {
@@ -216,9 +216,18 @@ pub struct Records<'a> {
     left: u32,
 }
 
+/// One record of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// What the caller of [`push_record`] encoded.
+    pub bytes: &'a [u8],
+    /// Their CRC-32, as it was made then; it matches.
+    pub crc: u32,
+}
+
 impl<'a> Iterator for Records<'a> {
-    /// A record's bytes, or why the records do not parse.
-    type Item = Result<&'a [u8], &'static str>;
+    /// A record, or why the records do not parse.
+    type Item = Result<Record<'a>, &'static str>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.left == 0 {
@@ -233,12 +242,12 @@ impl<'a> Iterator for Records<'a> {
                 .rest
                 .split_at_checked(RECORD_HEADER_BYTES.saturating_add(length))
                 .ok_or("a record is longer than its batch")?;
-            let payload = head.get(RECORD_HEADER_BYTES..).unwrap_or_default();
-            if crc32fast::hash(payload) != crc {
+            let bytes = head.get(RECORD_HEADER_BYTES..).unwrap_or_default();
+            if crc32fast::hash(bytes) != crc {
                 return Err("a record's CRC does not match");
             }
             self.rest = rest;
-            Ok(payload)
+            Ok(Record { bytes, crc })
         })();
         if record.is_err() {
             self.rest = &[];

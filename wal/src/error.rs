@@ -78,7 +78,8 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn io(operation: &'static str, path: &str) -> impl FnOnce(io::Error) -> Self {
+    /// What makes an [`Error::Io`] of what the system said of `operation` on `path`.
+    pub fn io(operation: &'static str, path: &str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io {
             operation,
             path: path.to_owned(),

@@ -101,15 +101,21 @@ mod recover;
 mod scan;
 mod spare;
 
-pub use batch::{Batch, Position, Records, push_record, record_bytes, span_of_records};
+pub use batch::{Batch, Position, Record, Records, push_record, record_bytes, span_of_records};
 pub use cell::{BLOCK_BYTES, CELL_BYTES, Flags, PAYLOAD_BYTES, rewrite_checksums};
 pub use current::{Current, CurrentState};
 #[cfg(feature = "faults")]
 pub use disk::FaultyDisk;
-pub use disk::{Disk, File, FileSystem, Hold, Lock, RealDisk, SimDisk, SimFault, SimOp, publish};
+pub use disk::{
+    Disk, File, FileSystem, Hold, Lock, RealDisk, SimDisk, SimFault, SimOp, publish, read_full,
+    write_full,
+};
 pub use error::{Damage, Error};
 pub use header::{Mode, Predecessor, SegmentHeader, segment_path};
 pub use log::{Draft, Log, Options, Random, SEGMENT_BYTES_MAX, segment_bytes_needed};
-pub use recover::{Found, Recovered, read};
+pub use recover::{
+    Found, Recovered, Visit, current, newest_sealed, read, read_sealed, sealed_chain,
+    segment_numbers,
+};
 pub use scan::{Repair, Torn, scan_segment};
 pub use spare::Spares;

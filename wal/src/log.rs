@@ -172,6 +172,7 @@ impl Log {
 
         let counts = |number: u64| {
             number == log.header.number
+                || number <= recovered.covered
                 || predecessor
                     .is_some_and(|p| number <= p.number && recovered.chain.contains(&number))
         };
@@ -184,8 +185,16 @@ impl Log {
         }
         if let Some(p) = predecessor {
             let path = segment_path(p.number);
-            let length = log.disk.open(&path).and_then(|file| file.length());
-            let length = length.map_err(Error::io("look at", &path))?;
+            let length = match log.disk.open(&path).and_then(|file| file.length()) {
+                Ok(length) => length,
+                // A snapshot covers it, and it is gone: there is nothing to give back.
+                Err(error)
+                    if error.kind() == io::ErrorKind::NotFound && p.number <= recovered.covered =>
+                {
+                    0
+                }
+                Err(error) => return Err(Error::io("look at", &path)(error)),
+            };
             let unused = length.saturating_sub(p.end);
             log.spares
                 .taken((unused > 0).then_some((p.number, p.end, unused)));
@@ -326,6 +335,19 @@ impl Log {
         self.unsealed = true;
         self.has_records = true;
         Ok(self.position)
+    }
+
+    /// Ends this segment and goes on in the next one, unless it holds no record yet: then the one
+    /// before has ended already. Returns where that one ends; all before is synced.
+    ///
+    /// # Errors
+    /// As [`Log::append`].
+    pub fn rotate_now(&mut self, time: u64) -> Result<Option<Predecessor>, Error> {
+        self.check_latch()?;
+        if self.has_records {
+            self.latching(|log| log.rotate(time))?;
+        }
+        Ok(self.header.predecessor)
     }
 
     /// Makes all batches so far durable.

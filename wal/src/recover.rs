@@ -49,6 +49,10 @@ pub struct Recovered {
     pub batches: u64,
     /// Records that were read.
     pub records: u64,
+    /// Bytes of these records.
+    pub records_bytes: u64,
+    /// Bytes of segments that were read.
+    pub disk_bytes: u64,
     /// Segments that were read.
     pub segments: u64,
     /// Batches whose durability nothing proves; the next start writes them again.
@@ -63,6 +67,8 @@ pub struct Recovered {
     pub(crate) again: Vec<Copy>,
     /// Numbers of the segments that count.
     pub(crate) chain: Vec<u64>,
+    /// Segments up to this number are a snapshot's: whether they count is not for the log to say.
+    pub(crate) covered: u64,
     /// The highest number of any segment that is there.
     pub(crate) highest: u64,
 }
@@ -123,35 +129,20 @@ impl Copy {
     }
 }
 
-/// Reads the log of a data dir. `visit` is called for each batch, in order, with the segment's path
-/// and the offset; what it returns as an error becomes the reason to refuse. `others` are names in
-/// the data dir that belong to a store as well: if one of them, or a segment, is there and `CURRENT`
-/// is not, the directory is refused.
+/// What [`read`] and [`read_sealed`] call for each batch, in order, with the segment's path and the
+/// offset. What it returns as an error becomes the reason to refuse.
+pub type Visit<'a> = dyn FnMut(&str, u64, &Batch<'_>) -> Result<(), String> + 'a;
+
+/// What `CURRENT` says; `None` if the data dir holds no store. `others` are names in the data dir that
+/// belong to a store as well: if one of them, a segment or a snapshot is there and `CURRENT` is not,
+/// the directory is refused. The flag says that only one of its two copies verified.
 ///
 /// # Errors
-/// [`Error::Damaged`] if acknowledged data may be lost, [`Error::Unreadable`] if the disk does not
-/// hand over what is needed.
-pub fn read(
-    disk: &dyn Disk,
-    others: &[&str],
-    visit: &mut dyn FnMut(&str, u64, &Batch<'_>) -> Result<(), String>,
-) -> Result<Found, Error> {
-    let list = |dir: &str| {
-        disk.list(dir).map_err(|source| Error::Unreadable {
-            file: if dir.is_empty() {
-                ".".to_owned()
-            } else {
-                dir.to_owned()
-            },
-            offset: 0,
-            source,
-        })
-    };
-    let numbers: Vec<u64> = list(DIR)?
-        .iter()
-        .filter_map(|name| number_of_name(name))
-        .collect();
+/// [`Error::Damaged`] and [`Error::Unreadable`] as [`read`].
+pub fn current(disk: &dyn Disk, others: &[&str]) -> Result<Option<(Current, bool)>, Error> {
     let Some(bytes) = read_file(disk, current::NAME, CURRENT_BYTES as u64)? else {
+        let numbers = segment_numbers(disk)?;
+        let list = |dir: &str| disk.list(dir).map_err(unlisted(dir));
         let names = list("")?;
         let snapshot = list(SNAPSHOTS)?
             .into_iter()
@@ -165,7 +156,7 @@ pub fn read(
                 .cloned()
         });
         return match orphan {
-            None => Ok(Found::Nothing),
+            None => Ok(None),
             Some(file) => Err(refuse_file(
                 current::NAME,
                 format!(
@@ -174,10 +165,39 @@ pub fn read(
             )),
         };
     };
-    let (current, one_copy) =
-        Current::decode(&bytes).map_err(|reason| refuse_file(current::NAME, reason))?;
+    Current::decode(&bytes)
+        .map(Some)
+        .map_err(|reason| refuse_file(current::NAME, reason))
+}
+
+/// Reads the log of a data dir from `from` on, where a snapshot ends, or from its beginning. Segments
+/// up to that end are not looked at. For `others` see [`current`].
+///
+/// # Errors
+/// [`Error::Damaged`] if acknowledged data may be lost, [`Error::Unreadable`] if the disk does not
+/// hand over what is needed.
+pub fn read(
+    disk: &dyn Disk,
+    others: &[&str],
+    from: Option<&Predecessor>,
+    visit: &mut Visit<'_>,
+) -> Result<Found, Error> {
+    let Some((current, one_copy)) = self::current(disk, others)? else {
+        return Ok(Found::Nothing);
+    };
     if current.state == CurrentState::Creating {
         return Ok(Found::Creating);
+    }
+    let numbers = segment_numbers(disk)?;
+    if let Some(from) = from
+        && current.segment <= from.number
+    {
+        let reason = format!(
+            "it names segment {}, and the snapshot ends with segment {}: one of them was put back \
+             from another time",
+            current.segment, from.number
+        );
+        return Err(refuse_file(current::NAME, reason));
     }
     let mut repairs = Vec::new();
     if one_copy {
@@ -196,39 +216,15 @@ pub fn read(
         }
     }
 
-    let chain = chain_of(disk, &current, &mut repairs)?;
-    let mut reader = Reader {
-        visit,
-        batches: 0,
-        records: 0,
-        time: 0,
-    };
-    let mut position = Position::default();
+    let newest = (current.segment, current.salt, current::NAME.to_owned());
+    let chain = chain_of(disk, current.store_id, newest, from, &mut repairs)?;
+    let mut reader = Reader::new(visit);
+    let mut position = from.map_or(Position::default(), |from| from.position);
     for (header, next) in chain.iter().zip(chain.iter().skip(1)) {
         // `chain_of` has made sure that the next one names this one.
-        let Some(named) = next.predecessor else {
-            continue;
-        };
-        let path = segment_path(header.number);
-        reader.time = reader.time.max(header.time);
-        if named.end > header.length || header.before() != position {
-            let reason = "it does not follow the segment before it";
-            let before = Segment::new(path, *header, Image::default());
-            return Err(before.damaged(0, position, reason));
+        if let Some(named) = next.predecessor {
+            position = reader.read_sealed(disk, header, &named, position, &mut repairs)?;
         }
-        let segment = load(
-            disk,
-            header.number,
-            current.store_id,
-            Some(named.end),
-            &mut Vec::new(),
-        )?;
-        position = segment.read_to(
-            named.end,
-            named.position,
-            &mut |offset, whole| reader.take(&segment, offset, whole).map(drop),
-            &mut repairs,
-        )?;
     }
 
     // The newest one: its end is a verdict, and its last batches may be doubtful.
@@ -261,6 +257,7 @@ pub fn read(
     let mut position = tail
         .anchor
         .map_or(Position::default(), |anchor| anchor.position);
+    let covered = from.map_or(0, |from| from.number);
     for copy in &again {
         position = copy
             .batch(position, 0, Flags::AGAIN)
@@ -274,6 +271,8 @@ pub fn read(
         stopped: tail.stopped,
         batches: reader.batches,
         records: reader.records,
+        records_bytes: reader.records_bytes,
+        disk_bytes: reader.disk_bytes,
         segments: chain.len() as u64,
         doubtful: again.len() as u64,
         repairs,
@@ -281,29 +280,81 @@ pub fn read(
         predecessor: tail.anchor,
         again,
         chain: chain.iter().map(|header| header.number).collect(),
+        covered,
         highest: numbers.iter().copied().max().unwrap_or(number).max(number),
     })))
 }
 
-/// The headers from the oldest segment that counts to the one that `CURRENT` names.
+/// Reads the sealed segments between two places that headers or snapshots name: behind `from`, or from
+/// the beginning, up to `to`. Returns what was rebuilt from parity.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_sealed(
+    disk: &dyn Disk,
+    store_id: [u8; 16],
+    from: Option<&Predecessor>,
+    to: &Predecessor,
+    visit: &mut Visit<'_>,
+) -> Result<Vec<Repair>, Error> {
+    let mut repairs = Vec::new();
+    let mut position = from.map_or(Position::default(), |from| from.position);
+    if from.is_some_and(|from| from.number >= to.number) {
+        return Ok(repairs);
+    }
+    let chain = sealed_chain_with(disk, store_id, from, to, &mut repairs)?;
+    let mut reader = Reader::new(visit);
+    let names = chain.iter().skip(1).map(|header| header.predecessor);
+    for (header, named) in chain.iter().zip(names.chain([Some(*to)])) {
+        if let Some(named) = named {
+            position = reader.read_sealed(disk, header, &named, position, &mut repairs)?;
+        }
+    }
+    Ok(repairs)
+}
+
+/// The headers of the sealed segments behind `from`, or from the first one, up to `to`, oldest first.
+///
+/// # Errors
+/// As [`read`], of the headers alone: batches are not looked at.
+pub fn sealed_chain(
+    disk: &dyn Disk,
+    store_id: [u8; 16],
+    from: Option<&Predecessor>,
+    to: &Predecessor,
+) -> Result<Vec<SegmentHeader>, Error> {
+    if from.is_some_and(|from| from.number >= to.number) {
+        return Ok(Vec::new());
+    }
+    sealed_chain_with(disk, store_id, from, to, &mut Vec::new())
+}
+
+fn sealed_chain_with(
+    disk: &dyn Disk,
+    store_id: [u8; 16],
+    from: Option<&Predecessor>,
+    to: &Predecessor,
+    repairs: &mut Vec<Repair>,
+) -> Result<Vec<SegmentHeader>, Error> {
+    let last = (to.number, to.salt, "the segment behind it".to_owned());
+    chain_of(disk, store_id, last, from, repairs)
+}
+
+/// The headers from the oldest segment that counts, the one behind `from` or the first one, to the one
+/// that is given by number, salt and who names it.
 fn chain_of(
     disk: &dyn Disk,
-    current: &Current,
+    store_id: [u8; 16],
+    newest: (u64, [u8; 16], String),
+    from: Option<&Predecessor>,
     repairs: &mut Vec<Repair>,
 ) -> Result<Vec<SegmentHeader>, Error> {
     let mut chain = VecDeque::new();
-    let (mut number, mut salt, mut namer) =
-        (current.segment, current.salt, current::NAME.to_owned());
+    let (mut number, mut salt, mut namer) = newest;
     loop {
-        let header = load(
-            disk,
-            number,
-            current.store_id,
-            Some(FIRST_BATCH_AT),
-            repairs,
-        )
-        .map_err(|error| missing(error, &namer))?
-        .header;
+        let header = load(disk, number, store_id, Some(FIRST_BATCH_AT), repairs)
+            .map_err(|error| missing(error, &namer))?
+            .header;
         let path = segment_path(number);
         if header.salt != salt {
             return Err(refuse_file(
@@ -312,8 +363,19 @@ fn chain_of(
             ));
         }
         chain.push_front(header);
-        let Some(predecessor) = header.predecessor else {
-            return Ok(chain.into());
+        let predecessor = match (header.predecessor, from) {
+            (None, None) => return Ok(chain.into()),
+            (Some(predecessor), Some(from)) if predecessor == *from => return Ok(chain.into()),
+            (Some(predecessor), None) => predecessor,
+            (Some(predecessor), Some(from)) if predecessor.number > from.number => predecessor,
+            _ => {
+                return Err(refuse_file(
+                    &path,
+                    "it does not follow the snapshot: one of them was put back from another time, \
+                     or from another store"
+                        .to_owned(),
+                ));
+            }
         };
         if predecessor.number >= number {
             return Err(refuse_file(
@@ -412,15 +474,99 @@ fn copy_lost(file: &str) -> Repair {
     }
 }
 
+fn unlisted(dir: &str) -> impl FnOnce(std::io::Error) -> Error {
+    let file = if dir.is_empty() { "." } else { dir }.to_owned();
+    move |source| Error::Unreadable {
+        file,
+        offset: 0,
+        source,
+    }
+}
+
+/// Where the newest sealed segment ends, as the segment that `CURRENT` names says; `None` if there is no
+/// store, or no such segment.
+///
+/// # Errors
+/// As [`read`].
+pub fn newest_sealed(disk: &dyn Disk) -> Result<Option<Predecessor>, Error> {
+    let Some((current, _)) = self::current(disk, &[])? else {
+        return Ok(None);
+    };
+    if current.state == CurrentState::Creating {
+        return Ok(None);
+    }
+    let (number, store_id) = (current.segment, current.store_id);
+    let head = load(
+        disk,
+        number,
+        store_id,
+        Some(FIRST_BATCH_AT),
+        &mut Vec::new(),
+    )
+    .map_err(|error| missing(error, current::NAME))?;
+    Ok(head.header.predecessor)
+}
+
+/// The numbers of the segments that are there, ascending.
+///
+/// # Errors
+/// [`Error::Unreadable`] if the directory cannot be listed.
+pub fn segment_numbers(disk: &dyn Disk) -> Result<Vec<u64>, Error> {
+    let names = disk.list(DIR).map_err(unlisted(DIR))?;
+    Ok(names
+        .iter()
+        .filter_map(|name| number_of_name(name))
+        .collect())
+}
+
 /// Hands batches on and counts them.
-struct Reader<'a> {
-    visit: &'a mut dyn FnMut(&str, u64, &Batch<'_>) -> Result<(), String>,
+struct Reader<'v, 'a> {
+    visit: &'v mut Visit<'a>,
     batches: u64,
     records: u64,
+    records_bytes: u64,
+    disk_bytes: u64,
     time: u64,
 }
 
-impl Reader<'_> {
+impl<'v, 'a> Reader<'v, 'a> {
+    fn new(visit: &'v mut Visit<'a>) -> Self {
+        Self {
+            visit,
+            batches: 0,
+            records: 0,
+            records_bytes: 0,
+            disk_bytes: 0,
+            time: 0,
+        }
+    }
+
+    /// Reads a segment that ends where `named` says, behind `position`. Returns where the log then
+    /// stands.
+    fn read_sealed(
+        &mut self,
+        disk: &dyn Disk,
+        header: &SegmentHeader,
+        named: &Predecessor,
+        position: Position,
+        repairs: &mut Vec<Repair>,
+    ) -> Result<Position, Error> {
+        self.time = self.time.max(header.time);
+        if named.end > header.length || header.before() != position {
+            let reason = "it does not follow the segment before it";
+            let before = Segment::new(segment_path(header.number), *header, Image::default());
+            return Err(before.damaged(0, position, reason));
+        }
+        let (number, store_id) = (header.number, header.store_id);
+        let segment = load(disk, number, store_id, Some(named.end), &mut Vec::new())?;
+        segment.read_to(
+            named.end,
+            named.position,
+            &mut |offset, whole| self.take(&segment, offset, whole).map(drop),
+            repairs,
+        )
+    }
+
     fn take<'w>(
         &mut self,
         segment: &Segment,
@@ -442,6 +588,8 @@ impl Reader<'_> {
         (self.visit)(&segment.path, offset, &batch).map_err(|reason| refuse(&reason))?;
         self.batches += 1;
         self.records += u64::from(batch.count);
+        self.records_bytes += batch.records.len() as u64;
+        self.disk_bytes += whole.span;
         self.time = self.time.max(batch.time);
         Ok(batch)
     }

@@ -74,6 +74,12 @@ impl Spares {
         matches!(self.slot().state, State::Ready(_) | State::Taken)
     }
 
+    /// Whether a spare lies there, for a rotation that nothing forces to happen now.
+    #[must_use]
+    pub fn in_stock(&self) -> bool {
+        matches!(self.slot().state, State::Ready(_))
+    }
+
     /// Makes a spare if there is none, and gives the ends of finished segments back. `pace` is
     /// called between pieces of 4 MiB, so that the caller can leave the disk to others; it says
     /// whether to go on.
@@ -110,8 +116,11 @@ impl Spares {
             // Only space is at stake: the segment is removed some day anyway.
             let path = segment_path(number);
             let file = self.disk.open_write(&path);
-            file.and_then(|mut file| file.punch(offset, length))
-                .map_err(Error::io("give back the end of", &path))?;
+            match file.and_then(|mut file| file.punch(offset, length)) {
+                // Compaction was here first.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                other => other.map_err(Error::io("give back the end of", &path))?,
+            }
         }
         result
     }

@@ -109,6 +109,9 @@ pub trait File: Send {
     /// # Errors
     /// What the system says.
     fn length(&self) -> io::Result<u64>;
+    /// Asks the system to forget what it has of the file in memory, so that the next read is one of the
+    /// disk. A wish: whoever cannot fulfil it does nothing.
+    fn uncache(&self) {}
     /// Cuts the file.
     ///
     /// # Errors
@@ -122,7 +125,10 @@ pub trait File: Send {
 }
 
 /// Writes all of `bytes`; short writes go on at the same offset, interrupted ones are repeated.
-pub(crate) fn write_full(file: &mut dyn File, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
+///
+/// # Errors
+/// What the system says; how much was written is then unknown.
+pub fn write_full(file: &mut dyn File, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match file.write_at(offset, bytes) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -138,7 +144,10 @@ pub(crate) fn write_full(file: &mut dyn File, mut offset: u64, mut bytes: &[u8])
 }
 
 /// Fills all of `bytes`; an early end of the file is an error.
-pub(crate) fn read_full(file: &dyn File, mut offset: u64, mut bytes: &mut [u8]) -> io::Result<()> {
+///
+/// # Errors
+/// What the system says; `UnexpectedEof` if the file ends before.
+pub fn read_full(file: &dyn File, mut offset: u64, mut bytes: &mut [u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match file.read_at(offset, bytes) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),

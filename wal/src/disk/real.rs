@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::{Access, AtFlags, Dir, FallocateFlags, Mode, OFlags};
+use rustix::fs::{Access, Advice, AtFlags, Dir, FallocateFlags, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::place::FileSystem;
@@ -285,6 +285,11 @@ impl File for RealFile {
 
     fn length(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
+    }
+
+    fn uncache(&self) {
+        // Pages that are not synced stay; those are not on the disk anyway.
+        let _ = rustix::fs::fadvise(&self.0, 0, None, Advice::DontNeed);
     }
 
     fn truncate(&mut self, length: u64) -> io::Result<()> {

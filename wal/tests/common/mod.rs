@@ -59,12 +59,12 @@ pub struct Content {
 
 pub fn read_all(disk: &dyn Disk) -> Result<(Option<Box<Recovered>>, Content), Error> {
     let mut content = Content::default();
-    let found = read(disk, &["jwt-secret"], &mut |_, _, batch| {
+    let found = read(disk, &["jwt-secret"], None, &mut |_, _, batch| {
         for (i, record) in batch.records().enumerate() {
             let sequence = batch.first_sequence + i as u64;
             content
                 .records
-                .push((sequence, record.map_err(str::to_owned)?.to_vec()));
+                .push((sequence, record.map_err(str::to_owned)?.bytes.to_vec()));
         }
         if batch.count > 0 {
             content.ends.push(content.records.len());
