@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, VecDeque, btree_map};
 use std::ops::Bound;
 
 use super::digest;
-use super::entry::{Entry, Key};
+use super::entry::{Entry, Kept, Key};
 use super::link::Links;
 
 /// What an allocation takes beyond the bytes asked for: eight of the allocator's own, and as many
@@ -57,6 +57,7 @@ pub(super) struct Contents {
     retention_ms: u64,
     live_len: usize,
     remembered_len: usize,
+    links_len: usize,
     memory_bytes: u64,
     /// Sum of what each slot adds to the state's digest.
     digest: u128,
@@ -72,10 +73,57 @@ impl Contents {
             retention_ms,
             live_len: 0,
             remembered_len: 0,
+            links_len: 0,
             memory_bytes: 0,
             digest: 0,
             scratch: Vec::new(),
         }
+    }
+
+    /// The contents that hold these slots, whose keys ascend. Trees are built in one go, which is
+    /// faster than key by key and leaves their nodes full.
+    pub(super) fn load(retention_ms: u64, slots: impl Iterator<Item = (Key, Slot)>) -> Self {
+        let mut contents = Self::new(retention_ms);
+        let mut due = Vec::new();
+        let slots = slots.inspect(|(key, slot)| {
+            contents.arrive(key, slot);
+            if let Some(at) = slot.due_at(retention_ms) {
+                due.push(((at, slot.version()), key.clone()));
+            }
+        });
+        let slots: BTreeMap<Key, Slot> = slots.collect();
+        contents.slots = slots;
+        contents.due = due.into_iter().collect();
+        contents
+    }
+
+    /// Puts a slot, with the links that it has, under a key that is not there.
+    pub(super) fn restore(&mut self, key: &str, slot: Slot) {
+        self.arrive(key, &slot);
+        if let Some(at) = slot.due_at(self.retention_ms) {
+            self.due.insert((at, slot.version()), key.into());
+        }
+        self.slots.insert(key.into(), slot);
+    }
+
+    /// Puts a slot that comes with its links on the books.
+    fn arrive(&mut self, key: &str, slot: &Slot) {
+        self.count(key, slot);
+        if let Slot::Live(entry) = slot {
+            self.links_len += entry.links.as_slice().len();
+            self.memory_bytes += entry.links.bytes();
+        }
+        let comes = digest::of_slot(&mut self.scratch, key, slot);
+        self.digest = self.digest.wrapping_add(comes);
+    }
+
+    /// Takes one slot out, off the books too. Not for tombstones: the queue keeps those.
+    pub(super) fn take(&mut self, key: &str) -> Option<Slot> {
+        let slot = self.slots.remove(key)?;
+        let gone = digest::of_slot(&mut self.scratch, key, &slot);
+        self.digest = self.digest.wrapping_sub(gone);
+        self.uncount(key, &slot);
+        Some(slot)
     }
 
     pub(super) fn slot(&self, key: &str) -> Option<&Slot> {
@@ -97,6 +145,10 @@ impl Contents {
 
     pub(super) fn remembered_len(&self) -> usize {
         self.remembered_len
+    }
+
+    pub(super) fn links_len(&self) -> usize {
+        self.links_len
     }
 
     pub(super) fn digest(&self) -> u128 {
@@ -157,8 +209,10 @@ impl Contents {
             return;
         };
         self.memory_bytes -= entry.links.bytes();
+        self.links_len -= entry.links.as_slice().len();
         change(&mut entry.links);
         self.memory_bytes += entry.links.bytes();
+        self.links_len += entry.links.as_slice().len();
         let old_version = std::mem::replace(&mut entry.version, version);
         if let Some(deadline) = entry.deadline
             && let Some(key) = self.due.remove(&(deadline, old_version))
@@ -224,13 +278,35 @@ impl Contents {
         self.memory_bytes -= slot.bytes(key.len());
         if let Slot::Live(entry) = slot {
             self.memory_bytes -= entry.links.bytes();
+            self.links_len -= entry.links.as_slice().len();
         }
         let due_at = slot.due_at(self.retention_ms)?;
         self.due.remove(&(due_at, slot.version()))
     }
 }
 
+impl From<Kept> for Slot {
+    fn from(kept: Kept) -> Self {
+        match kept {
+            Kept::Live(entry) => Self::Live(entry),
+            Kept::Remembered { deadline, version } => Self::Remembered { deadline, version },
+        }
+    }
+}
+
 impl Slot {
+    /// What outlives a release.
+    pub(super) fn kept(&self) -> Option<Kept> {
+        match self {
+            Self::Live(entry) => Some(Kept::Live(entry.clone())),
+            Self::Remembered { deadline, version } => Some(Kept::Remembered {
+                deadline: *deadline,
+                version: *version,
+            }),
+            Self::Tombstone { .. } => None,
+        }
+    }
+
     fn version(&self) -> u64 {
         match self {
             Self::Live(entry) => entry.version,

@@ -7,7 +7,7 @@
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::contents::Slot;
-use super::entry::Form;
+use super::entry::{Entry, Form, Kept};
 use super::keyring::Keyring;
 
 const LIVE: u8 = 1;
@@ -15,30 +15,75 @@ const REMEMBERED: u8 = 2;
 const API_KEY: u8 = 3;
 const HASHING_KEY: u8 = 4;
 
+/// What a state holds, in numbers: counts for people, and a sum of hashes that no other content has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Fingerprint {
+    /// Keys with a value, those included whose deadline has passed unnoticed.
+    pub live: u64,
+    /// Keys that are expired and remembered.
+    pub remembered: u64,
+    /// Links of all keys.
+    pub links: u64,
+    /// API keys.
+    pub api_keys: u64,
+    /// [`super::State::digest`].
+    pub digest: u128,
+}
+
+impl Fingerprint {
+    /// Adds the API keys.
+    pub fn add_keyring(&mut self, keyring: &Keyring) {
+        self.api_keys += keyring.api_keys.len() as u64;
+        self.digest = self.digest.wrapping_add(of_keyring(keyring));
+    }
+
+    /// Adds one key. `scratch` is a buffer that serves again.
+    pub fn add(&mut self, scratch: &mut Vec<u8>, key: &str, kept: &Kept) {
+        let comes = match kept {
+            Kept::Live(entry) => {
+                self.live += 1;
+                self.links += entry.links.as_slice().len() as u64;
+                of_live(scratch, key, entry)
+            }
+            Kept::Remembered { deadline, version } => {
+                self.remembered += 1;
+                of_remembered(scratch, key, *deadline, *version)
+            }
+        };
+        self.digest = self.digest.wrapping_add(comes);
+    }
+}
+
 /// What one key adds: its version, value, form, deadline and links, or that it is remembered.
 /// Tombstones add nothing. `scratch` is a buffer that serves again.
 pub(super) fn of_slot(scratch: &mut Vec<u8>, key: &str, slot: &Slot) -> u128 {
-    scratch.clear();
     match slot {
-        Slot::Tombstone { .. } => return 0,
-        Slot::Remembered { deadline, version } => {
-            scratch.push(REMEMBERED);
-            scratch.extend_from_slice(&version.to_le_bytes());
-            scratch.extend_from_slice(&deadline.to_le_bytes());
-            field(scratch, key.as_bytes());
-        }
-        Slot::Live(entry) => {
-            scratch.push(LIVE);
-            scratch.push(u8::from(entry.form == Form::Envelope));
-            scratch.push(u8::from(entry.deadline.is_some()));
-            scratch.extend_from_slice(&entry.deadline.unwrap_or(0).to_le_bytes());
-            scratch.extend_from_slice(&entry.version.to_le_bytes());
-            field(scratch, key.as_bytes());
-            // By its own hash: a value may be megabytes long.
-            scratch.extend_from_slice(&xxh3_128(&entry.value).to_le_bytes());
-            scratch.extend_from_slice(&entry.links.digest().to_le_bytes());
-        }
+        Slot::Tombstone { .. } => 0,
+        Slot::Remembered { deadline, version } => of_remembered(scratch, key, *deadline, *version),
+        Slot::Live(entry) => of_live(scratch, key, entry),
     }
+}
+
+fn of_remembered(scratch: &mut Vec<u8>, key: &str, deadline: u64, version: u64) -> u128 {
+    scratch.clear();
+    scratch.push(REMEMBERED);
+    scratch.extend_from_slice(&version.to_le_bytes());
+    scratch.extend_from_slice(&deadline.to_le_bytes());
+    field(scratch, key.as_bytes());
+    xxh3_128(scratch)
+}
+
+fn of_live(scratch: &mut Vec<u8>, key: &str, entry: &Entry) -> u128 {
+    scratch.clear();
+    scratch.push(LIVE);
+    scratch.push(u8::from(entry.form == Form::Envelope));
+    scratch.push(u8::from(entry.deadline.is_some()));
+    scratch.extend_from_slice(&entry.deadline.unwrap_or(0).to_le_bytes());
+    scratch.extend_from_slice(&entry.version.to_le_bytes());
+    field(scratch, key.as_bytes());
+    // By its own hash: a value may be megabytes long.
+    scratch.extend_from_slice(&xxh3_128(&entry.value).to_le_bytes());
+    scratch.extend_from_slice(&entry.links.digest().to_le_bytes());
     xxh3_128(scratch)
 }
 
@@ -84,7 +129,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::state::{Entry, Link, Links};
+    use crate::state::{Link, Links};
 
     fn entry() -> Entry {
         Entry {

@@ -33,3 +33,28 @@ pub struct Entry {
     /// Its links; they belong to the key and survive an overwrite.
     pub links: Links,
 }
+
+/// What is kept of a key for as long as nothing changes it: all but what is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kept {
+    /// A value; its deadline may have passed.
+    Live(Entry),
+    /// The value expired and is gone; the key is remembered.
+    Remembered {
+        /// The deadline, in milliseconds since the Unix epoch.
+        deadline: u64,
+        /// The sequence of the key's last change.
+        version: u64,
+    },
+}
+
+impl Kept {
+    /// The sequence of the key's last change.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        match self {
+            Self::Live(entry) => entry.version,
+            Self::Remembered { version, .. } => *version,
+        }
+    }
+}

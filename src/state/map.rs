@@ -4,8 +4,8 @@ use std::fmt;
 use std::ops::Bound;
 
 use super::contents::{Contents, Slot, entry_bytes};
-use super::digest;
-use super::entry::{Entry, Key};
+use super::digest::{self, Fingerprint};
+use super::entry::{Entry, Kept, Key};
 use super::keyring::{ApiKey, Keyring};
 use super::link::{Link, Links, link_bytes};
 use super::mutation::Mutation;
@@ -324,6 +324,56 @@ impl State {
                 entry.deadline.is_some_and(|at| at <= now) && !entry.links.as_slice().is_empty()
             }
             _ => false,
+        }
+    }
+
+    /// A state of these keys, which ascend, as a snapshot holds them.
+    pub fn load(retention_ms: u64, kept: impl Iterator<Item = (Key, Kept)>) -> Self {
+        let slots = kept.map(|(key, kept)| (key, Slot::from(kept)));
+        Self {
+            contents: Contents::load(retention_ms, slots),
+            cleared_at: 0,
+            keyring: Keyring::default(),
+            retention_ms,
+        }
+    }
+
+    /// The same keys with other API keys.
+    #[must_use]
+    pub fn with_keyring(self, keyring: Keyring) -> Self {
+        Self { keyring, ..self }
+    }
+
+    /// What a snapshot would hold of the keys behind `after`, in their order.
+    pub fn kept_after(&self, after: Option<&str>) -> impl Iterator<Item = (&Key, Kept)> {
+        let low = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let slots = self.contents.range((low, Bound::Unbounded));
+        slots.filter_map(|(key, slot)| Some((key, slot.kept()?)))
+    }
+
+    /// Takes what is under a key out of the state.
+    pub(super) fn take(&mut self, key: &str) -> Option<Kept> {
+        match self.contents.take(key)? {
+            Slot::Live(entry) => Some(Kept::Live(entry)),
+            Slot::Remembered { deadline, version } => Some(Kept::Remembered { deadline, version }),
+            Slot::Tombstone { .. } => None,
+        }
+    }
+
+    /// Puts `kept` under a key that is not there.
+    pub(super) fn put_back(&mut self, key: &str, kept: Kept) {
+        self.contents.restore(key, Slot::from(kept));
+    }
+
+    /// What the state holds, in numbers.
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        Fingerprint {
+            live: self.contents.live_len() as u64,
+            remembered: self.contents.remembered_len() as u64,
+            links: self.contents.links_len() as u64,
+            api_keys: self.keyring.api_keys.len() as u64,
+            digest: self.digest(),
         }
     }
 

@@ -9,12 +9,15 @@ mod entry;
 pub mod find;
 mod keyring;
 mod link;
+mod lone;
 mod map;
 mod mutation;
 pub mod ttl;
 
-pub use entry::{Entry, Form, KEY_BYTES_MAX, Key};
+pub use digest::Fingerprint;
+pub use entry::{Entry, Form, KEY_BYTES_MAX, Kept, Key};
 pub use keyring::{ApiKey, KeyDigest, Keyring, Role};
 pub use link::{Link, Links};
+pub use lone::{Lone, Recorded};
 pub use map::{Applied, Due, Freed, Lookup, Shown, State};
 pub use mutation::{DecodeError, Mutation};

@@ -27,6 +27,7 @@ use bytes::Bytes;
 
 use super::entry::{Form, KEY_BYTES_MAX};
 use super::keyring::{KeyDigest, Role};
+use super::link::Link;
 
 const KIND_PUT: u8 = 1;
 const KIND_DELETE: u8 = 2;
@@ -215,21 +216,10 @@ impl<'a> Mutation<'a> {
                 form,
                 deadline,
             } => {
-                let key_bytes = checked_len(key);
                 assert!(!value.is_empty(), "a value is at least one byte of JSON");
-                let envelope = if *form == Form::Envelope {
-                    FLAG_ENVELOPE
-                } else {
-                    0
-                };
-                let dated = if deadline.is_some() { FLAG_DEADLINE } else { 0 };
-                out.extend_from_slice(&[KIND_PUT, envelope | dated]);
-                if let Some(deadline) = deadline {
-                    out.extend_from_slice(&deadline.to_le_bytes());
-                }
-                out.extend_from_slice(&key_bytes.to_le_bytes());
-                out.extend_from_slice(key.as_bytes());
-                out.extend_from_slice(value);
+                put_parts(key, value, *form, *deadline, |part| {
+                    out.extend_from_slice(part);
+                });
             }
             Self::Delete { key } => encode_named(KIND_DELETE, key, out),
             Self::Clear => out.push(KIND_CLEAR),
@@ -240,19 +230,16 @@ impl<'a> Mutation<'a> {
                 metadata,
                 created_at,
             } => {
-                out.push(KIND_LINK);
-                out.extend_from_slice(&created_at.to_le_bytes());
-                for name in [key, collection, record_id] {
-                    out.extend_from_slice(&checked_len(name).to_le_bytes());
-                    out.extend_from_slice(name.as_bytes());
-                }
-                if let Some(metadata) = metadata {
-                    assert!(
-                        !metadata.is_empty(),
-                        "metadata is at least one byte of JSON"
-                    );
-                    out.extend_from_slice(metadata);
-                }
+                let metadata = metadata.as_ref();
+                assert!(
+                    metadata.is_none_or(|text| !text.is_empty()),
+                    "metadata is at least one byte of JSON"
+                );
+                let metadata = metadata.map_or(&[][..], |text| text);
+                let names = [*key, *collection, *record_id];
+                link_parts(names, metadata, *created_at, |part| {
+                    out.extend_from_slice(part);
+                });
             }
             Self::Unlink {
                 key,
@@ -284,6 +271,23 @@ impl<'a> Mutation<'a> {
                 out.extend_from_slice(id.as_bytes());
             }
             Self::ApiKeyRemoved { id } => encode_named(KIND_API_KEY_REMOVED, id, out),
+        }
+    }
+
+    /// The key that it is about; `None` if it is about API keys or all keys.
+    #[must_use]
+    pub fn key(&self) -> Option<&'a str> {
+        match self {
+            Self::Put { key, .. }
+            | Self::Delete { key }
+            | Self::Link { key, .. }
+            | Self::Unlink { key, .. }
+            | Self::Expire { key }
+            | Self::Forget { key } => Some(key),
+            Self::Clear
+            | Self::HashingKey { .. }
+            | Self::ApiKey { .. }
+            | Self::ApiKeyRemoved { .. } => None,
         }
     }
 
@@ -351,6 +355,56 @@ impl<'a> Mutation<'a> {
             bytes => Err(DecodeError::Trailing { bytes }),
         }
     }
+}
+
+/// The pieces of a put, one after the other.
+fn put_parts(
+    key: &str,
+    value: &[u8],
+    form: Form,
+    deadline: Option<u64>,
+    mut part: impl FnMut(&[u8]),
+) {
+    let envelope = if form == Form::Envelope {
+        FLAG_ENVELOPE
+    } else {
+        0
+    };
+    let dated = if deadline.is_some() { FLAG_DEADLINE } else { 0 };
+    part(&[KIND_PUT, envelope | dated]);
+    if let Some(deadline) = deadline {
+        part(&deadline.to_le_bytes());
+    }
+    part(&checked_len(key).to_le_bytes());
+    part(key.as_bytes());
+    part(value);
+}
+
+/// The pieces of a link, one after the other.
+fn link_parts(names: [&str; 3], metadata: &[u8], created_at: u64, mut part: impl FnMut(&[u8])) {
+    part(&[KIND_LINK]);
+    part(&created_at.to_le_bytes());
+    for name in names {
+        part(&checked_len(name).to_le_bytes());
+        part(name.as_bytes());
+    }
+    part(metadata);
+}
+
+/// CRC-32 of the put that made an entry, as its record in the log has it, without building it.
+pub(super) fn put_crc(key: &str, value: &[u8], form: Form, deadline: Option<u64>) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    put_parts(key, value, form, deadline, |part| hasher.update(part));
+    hasher.finalize()
+}
+
+/// The same for the mutation that made a link of `key`.
+pub(super) fn link_crc(key: &str, link: &Link) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    let names = [key, &link.collection, &link.record_id];
+    let metadata = link.metadata.as_ref().map_or(&[][..], |text| text);
+    link_parts(names, metadata, link.created_at, |part| hasher.update(part));
+    hasher.finalize()
 }
 
 fn encode_named(kind: u8, name: &str, out: &mut Vec<u8>) {
@@ -544,6 +598,33 @@ mod tests {
             assert_eq!(&encoded(mutation), bytes, "{mutation:?}");
             assert_eq!(mutation.encoded_len(), bytes.len(), "{mutation:?}");
             assert_eq!(Mutation::decode(bytes).as_ref(), Ok(mutation));
+            match mutation {
+                Mutation::Put {
+                    key,
+                    value,
+                    form,
+                    deadline,
+                } => {
+                    let crc = put_crc(key, value, *form, *deadline);
+                    assert_eq!(crc, crc32fast::hash(bytes), "{mutation:?}");
+                }
+                Mutation::Link {
+                    key,
+                    collection,
+                    record_id,
+                    metadata,
+                    created_at,
+                } => {
+                    let link = Link {
+                        collection: (*collection).into(),
+                        record_id: (*record_id).into(),
+                        metadata: metadata.clone(),
+                        created_at: *created_at,
+                    };
+                    assert_eq!(link_crc(key, &link), crc32fast::hash(bytes), "{mutation:?}");
+                }
+                _ => {}
+            }
         }
     }
 
