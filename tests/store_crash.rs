@@ -13,7 +13,8 @@ use ekokv::clock::ManualClock;
 use ekokv::state::Form;
 use ekokv::state::find::{Cursor, Filter, Hit, Query};
 use ekokv::store::{
-    Answer, Command, Condition, Durability, Error, Failure, Opened, Options, Put, Reply, Store, Ttl,
+    Answer, Command, Condition, Durability, Error, Failure, Opened, Options, Put, Reply, Schedule,
+    Scrub, Store, Ttl,
 };
 use ekokv_wal::SimDisk;
 
@@ -30,6 +31,8 @@ fn options(durability: Durability) -> Options {
         max_batch_keys: 100,
         max_key_bytes: 100,
         admin_key: None,
+        schedule: Schedule::default(),
+        scrub: Scrub::default(),
         clock: Arc::new(ManualClock::new(1_000_000)),
     }
 }

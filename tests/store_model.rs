@@ -16,8 +16,8 @@ use ekokv::clock::ManualClock;
 use ekokv::state::find::{Cursor, Filter, Hit, Query};
 use ekokv::state::{Form, Link};
 use ekokv::store::{
-    Answer, Command, Condition, Durability, Error, Found, Opened, Options, Put, Reply, Store, Tags,
-    Threads, Ttl,
+    Answer, Command, Condition, Durability, Error, Found, Opened, Options, Put, Reply, Schedule,
+    Scrub, Store, Tags, Threads, Ttl,
 };
 use proptest::prelude::*;
 
@@ -61,6 +61,8 @@ impl Subject {
             max_batch_keys: 100,
             max_key_bytes: 100,
             admin_key: None,
+            schedule: Schedule::default(),
+            scrub: Scrub::default(),
             clock: self.clock.clone(),
         })
         .unwrap();

@@ -18,7 +18,7 @@ pub use settings::Flags;
 
 use crate::clock::Clock;
 use crate::state::KEY_BYTES_MAX;
-use crate::store::{Durability, Options, fits_segment};
+use crate::store::{Durability, Options, Schedule, Scrub, fits_segment};
 use settings::Settings;
 use units::Memory;
 
@@ -34,6 +34,11 @@ const TOKEN_TTL_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 const RETENTION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 const SEGMENT_BYTES_MIN: u64 = MIB;
 const SEGMENT_BYTES_MAX: u64 = GIB;
+/// More often than this nothing is worth asking.
+const SNAPSHOT_INTERVAL_MIN: Duration = Duration::from_secs(1);
+/// Below this a store would write little but snapshots, above it a start would read little but log.
+const GROWTH_PERCENT_MIN: u64 = 10;
+const GROWTH_PERCENT_MAX: u64 = 10_000;
 /// An admin key of fewer characters, or of fewer different ones, can be guessed.
 const ADMIN_KEY_CHARS_MIN: usize = 32;
 const ADMIN_KEY_DISTINCT_MIN: usize = 8;
@@ -104,6 +109,8 @@ pub struct Config {
     pub expired_retention: Duration,
     /// Length of a log segment in bytes.
     pub segment_bytes: u64,
+    /// When the log is folded into snapshots.
+    pub schedule: Schedule,
     /// The form in which a get answers values.
     pub values: Values,
     /// An admin key that replaces the bootstrap admin key.
@@ -125,6 +132,7 @@ impl Default for Config {
             max_inflight_bytes: 256 * MIB,
             expired_retention: Duration::from_secs(10 * 60),
             segment_bytes: 64 * MIB,
+            schedule: Schedule::default(),
             values: Values::AsStored,
             admin_key: None,
         }
@@ -194,6 +202,18 @@ impl Config {
                 units::duration,
             ),
             segment_bytes: given.parse("segment-bytes", default.segment_bytes, units::size),
+            schedule: Schedule {
+                interval: given.parse(
+                    "snapshot-interval",
+                    default.schedule.interval,
+                    units::duration,
+                ),
+                growth_percent: given.parse(
+                    "snapshot-growth",
+                    default.schedule.growth_percent,
+                    units::hundredths,
+                ),
+            },
             values: given.parse("values", default.values, |text| match text.trim() {
                 "as-stored" => Ok(Values::AsStored),
                 "envelope" => Ok(Values::Envelope),
@@ -286,6 +306,14 @@ impl Config {
                 "--segment-bytes is between 1MiB and 1GiB".to_owned(),
             ),
             (
+                self.schedule.interval >= SNAPSHOT_INTERVAL_MIN,
+                "--snapshot-interval is at least 1s".to_owned(),
+            ),
+            (
+                (GROWTH_PERCENT_MIN..=GROWTH_PERCENT_MAX).contains(&self.schedule.growth_percent),
+                "--snapshot-growth is between 0.1 and 100".to_owned(),
+            ),
+            (
                 needed.is_none(),
                 format!(
                     "--segment-bytes ({}) is too small for the largest request that \
@@ -327,6 +355,8 @@ impl Config {
             data_dir: self.data_dir.clone(),
             durability: self.durability,
             segment_bytes: self.segment_bytes,
+            schedule: self.schedule,
+            scrub: Scrub::default(),
             max_memory_bytes: self.max_memory_bytes,
             expired_retention: self.expired_retention,
             max_body_bytes: self.max_body_bytes,

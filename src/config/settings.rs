@@ -69,6 +69,14 @@ pub struct Flags {
     /// Length of a log segment [env: EKOKV_SEGMENT_BYTES] [default: 64MiB]
     #[arg(long, value_name = "SIZE")]
     pub segment_bytes: Option<String>,
+    /// How often the log may be folded into a snapshot though it has grown little
+    /// [env: EKOKV_SNAPSHOT_INTERVAL] [default: 15m]
+    #[arg(long, value_name = "DURATION")]
+    pub snapshot_interval: Option<String>,
+    /// Fold the log when it has grown to so many times the snapshot (and 64 MiB)
+    /// [env: EKOKV_SNAPSHOT_GROWTH] [default: 0.5]
+    #[arg(long, value_name = "FACTOR")]
+    pub snapshot_growth: Option<String>,
     /// Form of the values that a get answers: as-stored (as each was sent) or envelope (all as
     /// {"value": ...}) [env: EKOKV_VALUES] [default: as-stored]
     #[arg(long, value_name = "FORM")]
@@ -77,7 +85,7 @@ pub struct Flags {
 
 impl Flags {
     /// The settings that every source may give, by their names: the one list of them.
-    fn named(&self) -> [(&'static str, &Option<String>); 13] {
+    fn named(&self) -> [(&'static str, &Option<String>); 15] {
         [
             ("listen", &self.listen),
             ("data-dir", &self.data_dir),
@@ -91,6 +99,8 @@ impl Flags {
             ("max-inflight-bytes", &self.max_inflight_bytes),
             ("expired-retention", &self.expired_retention),
             ("segment-bytes", &self.segment_bytes),
+            ("snapshot-interval", &self.snapshot_interval),
+            ("snapshot-growth", &self.snapshot_growth),
             ("values", &self.values),
         ]
     }
@@ -268,9 +278,10 @@ impl Settings {
             match value {
                 toml::Value::String(text) => self.offer(name, text, place),
                 toml::Value::Integer(number) => self.offer(name, number.to_string(), place),
+                toml::Value::Float(number) => self.offer(name, number.to_string(), place),
                 _ => self
                     .problems
-                    .push(format!("{place}: a string or a whole number is expected")),
+                    .push(format!("{place}: a string or a number is expected")),
             }
         }
     }

@@ -90,6 +90,10 @@ fn every_setting_is_read_from_the_environment() {
         max_inflight_bytes: 4096,
         expired_retention: Duration::ZERO,
         segment_bytes: 1 << 20,
+        schedule: Schedule {
+            interval: Duration::from_secs(60),
+            growth_percent: 75,
+        },
         values: Values::Envelope,
         admin_key: Some(Secret::new("an-admin-key-of-thirty-two-chars")),
     };

@@ -56,6 +56,19 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Hundredths of a factor such as `0.5` or `2`, with at most two digits behind the point.
+pub(super) fn hundredths(text: &str) -> Result<u64, String> {
+    let expected = || "a factor is expected, such as 0.5 or 2: at most two digits behind the point";
+    let (whole, part) = text.trim().split_once('.').unwrap_or((text.trim(), "0"));
+    let digits = |text: &str| {
+        (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.to_owned())
+    };
+    let number = digits(whole).zip(digits(part).filter(|part| part.len() <= 2));
+    number
+        .and_then(|(whole, part)| format!("{whole}{part:0<2}").parse().ok())
+        .ok_or_else(|| expected().to_owned())
+}
+
 /// A plain whole number.
 pub(super) fn count(text: &str) -> Result<u64, String> {
     text.trim()

@@ -5,6 +5,7 @@
 //! - No value, key material or token is logged, whatever fails.
 //! - Memory for large bodies and answers comes out of one budget before it is taken.
 
+mod admin;
 mod answer;
 mod app;
 mod batch;

@@ -259,6 +259,12 @@ impl Refusal {
             Self::Store(store::Error::MemoryFull { .. }) => {
                 (StatusCode::INSUFFICIENT_STORAGE, "memory_full")
             }
+            Self::Store(store::Error::SpaceFull { .. }) => {
+                (StatusCode::INSUFFICIENT_STORAGE, "disk_full")
+            }
+            Self::Store(store::Error::NotCompacted { .. }) => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "not_compacted")
+            }
             Self::Store(store::Error::OutcomeUnknown) => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "outcome_unknown")
             }
@@ -368,6 +374,18 @@ mod tests {
             (
                 Refusal::Store(store::Error::MemoryFull { used: 2, limit: 1 }),
                 507,
+                None,
+            ),
+            (
+                Refusal::Store(store::Error::SpaceFull { missing: 1 }),
+                507,
+                None,
+            ),
+            (
+                Refusal::Store(store::Error::NotCompacted {
+                    reason: "no".to_owned(),
+                }),
+                500,
                 None,
             ),
             (Refusal::Store(store::Error::OutcomeUnknown), 500, None),

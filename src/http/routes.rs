@@ -17,7 +17,7 @@ use super::condition::{self, Conditions};
 use super::links::{self, LinkPath, Style};
 use super::refusal::Refusal;
 use super::request::{Head, Request};
-use super::{batch, find, key_value, session, status};
+use super::{admin, batch, find, key_value, session, status};
 
 /// What a path stands for; keys are still encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +40,7 @@ enum Route<'a> {
     LinkNamed,
     UnlinkNamed,
     Token,
+    Compact,
     Health,
     Live,
     Ready,
@@ -66,6 +67,7 @@ impl<'a> Route<'a> {
             "/api/kv/link" => Ok(Self::LinkNamed),
             "/api/kv/unlink" => Ok(Self::UnlinkNamed),
             "/api/auth/token" => Ok(Self::Token),
+            "/api/admin/compact" => Ok(Self::Compact),
             "/api/health" => Ok(Self::Health),
             "/livez" => Ok(Self::Live),
             "/readyz" => Ok(Self::Ready),
@@ -112,6 +114,7 @@ impl<'a> Route<'a> {
             | Self::Find
             | Self::LinkNamed
             | Self::UnlinkNamed
+            | Self::Compact
             | Self::Token => "POST",
             Self::Delete(_) | Self::Clear => "DELETE",
             Self::BatchDelete | Self::Link(_) => "DELETE, POST",
@@ -256,7 +259,7 @@ where
     if route == Route::Token {
         return session::token(app, ready, head, payload).await;
     }
-    if route == Route::Clear {
+    if matches!(route, Route::Clear | Route::Compact) {
         head.authorize_admin(app, ready)?;
     } else {
         head.authorize(app, ready)?;
@@ -272,6 +275,7 @@ where
         Route::BatchSet => batch::set(app, ready, payload).await,
         Route::BatchDelete => batch::delete(app, ready, payload).await,
         Route::Clear => key_value::clear(ready).await,
+        Route::Compact => admin::compact(ready).await,
         Route::Find => find::find(app, ready, payload).await,
         Route::Links(key) => links::list(app, ready, key, Style::Plain).await,
         Route::LinksNamed(key) => links::list(app, ready, key, Style::Object).await,

@@ -224,6 +224,21 @@ pub enum Error {
         /// The limit in bytes.
         limit: u64,
     },
+    /// The disk has no room for what would make the state grow; nothing happened.
+    #[error(
+        "the disk is full: {missing} more bytes must be free for the next snapshot and two log \
+         segments; deletes and reads go on"
+    )]
+    SpaceFull {
+        /// Bytes that are missing.
+        missing: u64,
+    },
+    /// No snapshot was made; nothing is lost.
+    #[error("no snapshot was made, and the log keeps everything: {reason}")]
+    NotCompacted {
+        /// Why, as a sentence.
+        reason: String,
+    },
     /// The links of a key would take more than a list of them should; nothing happened.
     #[error("the links of a key take at most {limit} bytes, their metadata included")]
     LinksFull {

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
-use ekokv_wal::{Draft, Error, Log};
+use ekokv_wal::{Draft, Error, Log, span_of_records};
 
+use super::chore::{Rotated, Ticket};
 use super::frame::{Frame, Work};
+use super::logged::Amounts;
 use super::options::{Durability, Failure};
 use super::shared::{AbortOnPanic, Shared};
 
@@ -64,9 +66,15 @@ impl Committer {
                     synced_at = Instant::now();
                 }
                 Work::Idle => self.log.seal(self.time)?,
-                Work::Commit(frame) => {
-                    self.commit(frame)?;
-                    if let Durability::Interval(interval) = self.durability
+                Work::Commit(mut frame) => {
+                    let ticket = frame.ticket.take();
+                    if frame.count > 0 {
+                        self.commit(frame)?;
+                    }
+                    if let Some(ticket) = ticket {
+                        self.rotate(ticket)?;
+                        synced_at = Instant::now();
+                    } else if let Durability::Interval(interval) = self.durability
                         && synced_at.elapsed() >= interval
                     {
                         self.log.sync()?;
@@ -90,11 +98,45 @@ impl Committer {
             self.log.sync()?;
         }
         self.shared.frame.written();
+        let rotated = self.log.segment().number != segment;
+        self.shared.logged.add(Amounts {
+            records_bytes: frame.records.len() as u64,
+            disk_bytes: span_of_records(frame.records.len() as u64),
+            segments: u64::from(rotated),
+        });
         self.shared.frame.release(frame.last_sequence, frame);
-        if self.log.segment().number != segment {
-            // A full channel says the same already.
-            let _ = self.spare_wanted.try_send(());
+        if rotated {
+            self.want_spare();
         }
         Ok(())
+    }
+
+    /// Ends the segment for the compactor.
+    fn rotate(&mut self, ticket: Ticket) -> Result<(), Error> {
+        self.time = self.time.max(ticket.time);
+        let segment = self.log.segment().number;
+        let end = self.log.rotate_now(self.time)?;
+        let rotated = self.log.segment().number != segment;
+        let logged = self.shared.logged.take();
+        let ended = Amounts {
+            segments: u64::from(rotated),
+            ..Amounts::default()
+        };
+        if rotated {
+            self.want_spare();
+        }
+        // If the compactor has gone, so has the wish.
+        let _ = ticket.reply.send(Ok(Rotated {
+            end,
+            fingerprint: ticket.fingerprint,
+            time: self.time,
+            logged: logged + ended,
+        }));
+        Ok(())
+    }
+
+    fn want_spare(&self) {
+        // A full channel says the same already.
+        let _ = self.spare_wanted.try_send(());
     }
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::chore::Ticket;
 use super::command::{Answer, Error, Reply};
 use super::mailbox::ReplyTo;
 use crate::state::Mutation;
@@ -32,6 +33,37 @@ pub(super) struct Frame {
     pub(super) time: u64,
     /// Requests whose answer waits for this frame.
     waiters: usize,
+    /// Set if the segment ends behind this frame, which may be empty then.
+    pub(super) ticket: Option<Ticket>,
+}
+
+/// Where the open frame is to be cut: what stands before is written, then the segment ends.
+struct Cut {
+    ticket: Ticket,
+    /// The frame as it was when the cut was asked for.
+    records_bytes: usize,
+    count: u32,
+    last_sequence: u64,
+    time: u64,
+    waiters: usize,
+}
+
+impl Frame {
+    /// Takes off what stands before the cut.
+    fn split(&mut self, cut: Cut) -> Self {
+        let behind = self.records.split_off(cut.records_bytes);
+        let before = Self {
+            records: mem::replace(&mut self.records, behind),
+            count: cut.count,
+            last_sequence: cut.last_sequence,
+            time: cut.time,
+            waiters: cut.waiters,
+            ticket: Some(cut.ticket),
+        };
+        self.count = self.count.saturating_sub(cut.count);
+        self.waiters = self.waiters.saturating_sub(cut.waiters);
+        before
+    }
 }
 
 /// An answer that waits until a sequence is released.
@@ -65,6 +97,7 @@ pub(super) struct OpenFrame {
 
 struct Inner {
     frame: Frame,
+    cut: Option<Cut>,
     waiting: VecDeque<Waiter>,
     /// Bytes of records that the committer has taken and not yet written.
     in_flight_bytes: u64,
@@ -80,11 +113,12 @@ struct Inner {
 impl Inner {
     fn ready(&self) -> bool {
         let frame = &self.frame;
-        frame.count > 0
-            && (self.closed
-                || frame.waiters >= GROUP_WAITERS
-                || (self.settled && frame.waiters >= self.last_group)
-                || self.last_sync.elapsed() >= GROUP_PATIENCE)
+        self.cut.is_some()
+            || frame.count > 0
+                && (self.closed
+                    || frame.waiters >= GROUP_WAITERS
+                    || (self.settled && frame.waiters >= self.last_group)
+                    || self.last_sync.elapsed() >= GROUP_PATIENCE)
     }
 }
 
@@ -92,6 +126,7 @@ impl OpenFrame {
     pub(super) fn new(released: u64, frame_bytes_max: u64) -> Self {
         let inner = Inner {
             frame: Frame::default(),
+            cut: None,
             waiting: VecDeque::new(),
             in_flight_bytes: 0,
             settled: true,
@@ -117,29 +152,56 @@ impl OpenFrame {
     // ---- the owner's side ----
 
     /// Whether records of `bytes` fit into the open frame, and, by the judgement of `room`, which is
-    /// given the bytes that the committer has in hand and those of the frame with the new records,
-    /// into the log.
+    /// given the bytes that the committer has in hand, those of the frame with the new records, and
+    /// whether the frame begins with a cut and so a new segment, into the log.
     pub(super) fn admit(
         &self,
         bytes: u64,
-        room: impl FnOnce(u64, u64) -> bool,
+        room: impl FnOnce(u64, u64, bool) -> bool,
     ) -> Result<(), Error> {
         let inner = self.lock();
         if inner.failed {
             return Err(Error::OutcomeUnknown);
         }
-        let frame = inner.frame.records.len() as u64;
+        let before_cut = inner.cut.as_ref().map_or(0, |cut| cut.records_bytes);
+        let frame = inner.frame.records.len().saturating_sub(before_cut) as u64;
         let together = frame.saturating_add(bytes);
         if frame > 0 && together > self.frame_bytes_max {
             return Err(Error::Busy {
                 what: "the frame that waits for the log",
             });
         }
-        if !room(inner.in_flight_bytes, together) {
+        if !room(inner.in_flight_bytes, together, inner.cut.is_some()) {
             return Err(Error::Busy {
                 what: "the log space prepared so far",
             });
         }
+        Ok(())
+    }
+
+    /// Asks for the segment to end behind what is in the frame now. Refuses, and hands the ticket
+    /// back, if what is on its way does not fit into the segment by the judgement of `room`, which
+    /// is given the bytes that the committer has in hand and those of the frame.
+    pub(super) fn cut(
+        &self,
+        ticket: Ticket,
+        room: impl FnOnce(u64, u64) -> bool,
+    ) -> Result<(), Ticket> {
+        let mut inner = self.lock();
+        let frame = &inner.frame;
+        let fits = room(inner.in_flight_bytes, frame.records.len() as u64);
+        if inner.failed || inner.cut.is_some() || !fits {
+            return Err(ticket);
+        }
+        inner.cut = Some(Cut {
+            ticket,
+            records_bytes: frame.records.len(),
+            count: frame.count,
+            last_sequence: frame.last_sequence,
+            time: frame.time,
+            waiters: frame.waiters,
+        });
+        self.wake(inner, true);
         Ok(())
     }
 
@@ -255,7 +317,10 @@ impl OpenFrame {
                 return Work::Stop;
             }
             if inner.ready() {
-                let frame = mem::take(&mut inner.frame);
+                let frame = match inner.cut.take() {
+                    Some(cut) => inner.frame.split(cut),
+                    None => mem::take(&mut inner.frame),
+                };
                 inner.last_group = frame.waiters.max(1);
                 inner.in_flight_bytes = frame.records.len() as u64;
                 return Work::Commit(frame);
@@ -325,6 +390,7 @@ impl OpenFrame {
     pub(super) fn fail(&self) {
         let mut inner = self.lock();
         inner.failed = true;
+        inner.cut = None;
         let waiting = mem::take(&mut inner.waiting);
         drop(inner);
         self.changed.notify_one();

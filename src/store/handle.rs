@@ -82,6 +82,18 @@ impl Store {
         Ok(Reply { sequence, answer })
     }
 
+    /// Folds all that was logged so far into a snapshot. Returns its last sequence when it is
+    /// published.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn compact(&self) -> Result<u64, Error> {
+        let (reply_to, reply) = oneshot::channel();
+        self.shared.desk.request(reply_to);
+        // Dropped unanswered only if the store ended meanwhile.
+        reply.await.unwrap_or(Err(Error::Stopping))
+    }
+
     /// The API keys as of now.
     #[must_use]
     pub fn keyring(&self) -> Arc<Keyring> {
@@ -113,17 +125,22 @@ pub struct Threads {
     pub(super) owner: JoinHandle<()>,
     pub(super) committer: JoinHandle<Result<(), Failure>>,
     pub(super) spares: JoinHandle<()>,
+    pub(super) compactor: JoinHandle<()>,
 }
 
 impl Threads {
-    /// Answers what is in the mailbox, seals and syncs the log, and joins the threads. Blocks.
+    /// Compacts if that is worthwhile, answers what is in the mailbox, seals and syncs the log, and
+    /// joins the threads. Blocks.
     ///
     /// # Errors
     /// The failure that ended the store, if one did.
     pub fn stop(self) -> Result<(), Failure> {
+        let panicked = |_| Failure::Storage("a thread of the store ended early".to_owned());
+        // The owner serves it to its end.
+        self.shared.desk.stop();
+        self.compactor.join().map_err(panicked)?;
         self.shared.stopping.store(true, Ordering::Relaxed);
         self.shared.mailbox.close();
-        let panicked = |_| Failure::Storage("a thread of the store ended early".to_owned());
         self.owner.join().map_err(panicked)?;
         let result = self.committer.join().map_err(panicked)?;
         self.spares.join().map_err(panicked)?;

@@ -20,7 +20,7 @@ pub fn print(dir: &Path, out: &mut dyn Write) -> Result<(), Failure> {
     let disk = RealDisk::open(dir)
         .map_err(|error| Failure::Storage(format!("cannot open {}: {error}", dir.display())))?;
     let mut broken_out = None;
-    let found = ekokv_wal::read(&disk, OTHER_FILES, &mut |path, offset, batch| {
+    let found = ekokv_wal::read(&disk, OTHER_FILES, None, &mut |path, offset, batch| {
         print_batch(out, path, offset, batch).map_err(|error| match error {
             PrintError::Out(error) => broken_out.insert(error.to_string()).clone(),
             PrintError::Record(reason) => reason,
@@ -77,8 +77,8 @@ fn print_batch(
     )?;
     for (sequence, record) in (batch.first_sequence..).zip(batch.records()) {
         let record = record.map_err(|reason| PrintError::Record(reason.to_owned()))?;
-        let mutation =
-            Mutation::decode(record).map_err(|error| PrintError::Record(error.to_string()))?;
+        let mutation = Mutation::decode(record.bytes)
+            .map_err(|error| PrintError::Record(error.to_string()))?;
         match mutation {
             Mutation::Put {
                 key,

@@ -1,4 +1,5 @@
-//! The owner's mailbox: bounded, many senders, one receiver that takes all there is at once.
+//! The owner's mailbox: bounded, many senders, one receiver that takes all there is at once. Chores of
+//! the compactor come the same way.
 
 use std::mem;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -6,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::chore::Chore;
 use super::command::{Command, Error, Reply};
 
 /// Commands that may wait; beyond it senders are told to come back. At 50 000 commands a second this
@@ -26,9 +28,20 @@ pub(super) struct Mailbox {
     arrived: Condvar,
 }
 
+/// What the owner takes out at once.
+#[derive(Default)]
+pub(super) struct Taken {
+    pub(super) envelopes: Vec<Envelope>,
+    pub(super) chores: Vec<Chore>,
+}
+
 struct Inner {
     waiting: Vec<Envelope>,
+    /// At most one, for the compactor waits for each.
+    chores: Vec<Chore>,
     closed: bool,
+    /// How often something was taken out.
+    turns: u64,
     /// The owner waits: the next sender wakes it. Others need not, and save the system call.
     owner_sleeps: bool,
 }
@@ -37,7 +50,9 @@ impl Mailbox {
     pub(super) fn new() -> Self {
         let inner = Inner {
             waiting: Vec::new(),
+            chores: Vec::new(),
             closed: false,
+            turns: 0,
             owner_sleeps: false,
         };
         Self {
@@ -65,12 +80,27 @@ impl Mailbox {
         Ok(())
     }
 
-    /// Moves all waiting commands into `into`, which is empty. Waits for the first one, at most as
-    /// long as `patience` says (`None`: for ever). Returns `false` once the mailbox is closed and
-    /// empty.
-    pub(super) fn take(&self, into: &mut Vec<Envelope>, patience: Option<Duration>) -> bool {
+    /// Hands in a chore; it is dropped, with its reply, if the store is stopping.
+    pub(super) fn assign(&self, chore: Chore) {
         let mut inner = self.lock();
-        if inner.waiting.is_empty() && !inner.closed && patience != Some(Duration::ZERO) {
+        if inner.closed {
+            return;
+        }
+        inner.chores.push(chore);
+        let wake = mem::take(&mut inner.owner_sleeps);
+        drop(inner);
+        if wake {
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Moves all that waits into `into`, which is empty. Waits for something, at most as long as
+    /// `patience` says (`None`: for ever). Returns `false` once the mailbox is closed and no command
+    /// is left.
+    pub(super) fn take(&self, into: &mut Taken, patience: Option<Duration>) -> bool {
+        let mut inner = self.lock();
+        let idle = inner.waiting.is_empty() && inner.chores.is_empty() && !inner.closed;
+        if idle && patience != Some(Duration::ZERO) {
             inner.owner_sleeps = true;
             let nothing = |inner: &mut Inner| inner.owner_sleeps && !inner.closed;
             inner = match patience {
@@ -87,8 +117,15 @@ impl Mailbox {
             };
             inner.owner_sleeps = false;
         }
-        mem::swap(into, &mut inner.waiting);
-        !(into.is_empty() && inner.closed)
+        inner.turns += u64::from(!inner.waiting.is_empty());
+        mem::swap(&mut into.envelopes, &mut inner.waiting);
+        mem::swap(&mut into.chores, &mut inner.chores);
+        !(into.envelopes.is_empty() && inner.closed)
+    }
+
+    /// How often commands were taken out: if it has changed, somebody is working.
+    pub(super) fn turns(&self) -> u64 {
+        self.lock().turns
     }
 
     pub(super) fn is_empty(&self) -> bool {

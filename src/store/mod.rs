@@ -8,22 +8,29 @@
 //! - After the first failed write or sync of the log no command is answered with success.
 //! - If the owner, the committer or the thread that makes spares panics, the process ends.
 
+mod chore;
 mod command;
 mod committer;
+mod compactor;
 mod data_dir;
 mod frame;
 mod handle;
 mod inspecting;
+mod logged;
 mod mailbox;
 mod open;
 mod options;
 mod owner;
 mod plan;
+mod recovery;
 mod secrets;
 mod shared;
+mod snapshot;
+mod space;
 mod spares;
 
 pub use command::{Answer, Command, Condition, Error, Found, Put, Reply, Tags, Ttl};
+pub use compactor::{Schedule, Scrub};
 pub use handle::{Store, Threads};
 pub use options::{Durability, Failure, Health, Opened, Options, fits_segment};
 

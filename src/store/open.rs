@@ -7,15 +7,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::thread;
+use std::time::Instant;
 
-use ekokv_wal::{Disk, Draft, Error, Found, Log, SEGMENT_BYTES_MAX, push_record};
+use ekokv_wal::{Disk, Draft, Error, Log, SEGMENT_BYTES_MAX, push_record};
 
 use super::committer::Committer;
+use super::compactor::{Compactor, Generations, remove_unfinished, set_aside};
 use super::data_dir;
 use super::frame::OpenFrame;
 use super::handle::{Store, Threads};
+use super::logged::Amounts;
 use super::options::{Failure, Opened, Options, fits_segment};
 use super::owner::Owner;
+use super::recovery::{self, Loaded, LoadedStore};
 use super::secrets::{self, ADMIN_KEY, JWT_SECRET, hex, random};
 use super::shared::Shared;
 use super::spares;
@@ -49,8 +53,7 @@ pub(super) fn open_on(options: Options, disk: Arc<dyn Disk>) -> Result<Opened, F
     let lock = disk.lock("lock").map_err(|error| locked(dir, &error))?;
 
     let retention_ms = u64::try_from(options.expired_retention.as_millis()).unwrap_or(u64::MAX);
-    let mut state = State::new(retention_ms);
-    let found = read(disk.as_ref(), &mut state).map_err(|error| failure(dir, error))?;
+    let found = recovery::read(disk.as_ref(), retention_ms).map_err(|error| failure(dir, error))?;
     let now = options.clock.now_ms();
     let log_options = ekokv_wal::Options {
         segment_bytes,
@@ -59,17 +62,23 @@ pub(super) fn open_on(options: Options, disk: Arc<dyn Disk>) -> Result<Opened, F
     };
 
     let mut new_admin_key = None;
-    let mut unrepaired = false;
+    let mut compaction = Compaction::default();
+    let mut state = State::new(retention_ms);
     let (mut log, jwt_secret) = match found {
-        Found::Log(recovered) => {
-            unrepaired = recovered.lasting_repairs() > 0;
-            report(&recovered, &state);
+        Loaded::Store(found) => {
+            report(&found);
             let jwt_secret = secrets::jwt_secret(disk.as_ref())?;
-            let time = now.max(recovered.time);
-            let log = Log::start(Arc::clone(&disk), *recovered, log_options, time);
-            (log.map_err(|error| failure(dir, error))?, jwt_secret)
+            let time = now.max(found.time);
+            compaction = Compaction::of(&found);
+            let log = Log::start(Arc::clone(&disk), found.log, log_options, time)
+                .map_err(|error| failure(dir, error))?;
+            for damage in &found.broken {
+                set_aside(&disk, &damage.file).map_err(|error| failure(dir, error))?;
+            }
+            state = found.state;
+            (log, jwt_secret)
         }
-        Found::Nothing | Found::Creating => {
+        Loaded::Nothing => {
             let admin_key = match &options.admin_key {
                 Some(given) => given.clone(),
                 None => new_admin_key
@@ -117,6 +126,7 @@ pub(super) fn open_on(options: Options, disk: Arc<dyn Disk>) -> Result<Opened, F
         }
     };
     secrets::remove_unfinished(disk.as_ref());
+    remove_unfinished(disk.as_ref());
     if let Some(key) = &options.admin_key {
         replace_admin_key(&mut log, &mut state, key, now).map_err(|error| failure(dir, error))?;
         // After the change is durable. If the file holds the same key it is as good as before.
@@ -125,7 +135,7 @@ pub(super) fn open_on(options: Options, disk: Arc<dyn Disk>) -> Result<Opened, F
         }
     }
 
-    let opened = start(options, log, state, unrepaired, now, lock)?;
+    let opened = start(options, disk, log, state, compaction, now, lock)?;
     Ok(Opened {
         jwt_secret,
         new_admin_key,
@@ -136,9 +146,10 @@ pub(super) fn open_on(options: Options, disk: Arc<dyn Disk>) -> Result<Opened, F
 /// Starts the threads on an open log and the state that it holds.
 fn start(
     options: Options,
+    disk: Arc<dyn Disk>,
     log: Log,
     mut state: State,
-    unrepaired: bool,
+    compaction: Compaction,
     now: u64,
     lock: ekokv_wal::Lock,
 ) -> Result<Opened, Failure> {
@@ -146,15 +157,35 @@ fn start(
     // All that was read is synced by now.
     state.released(applied);
     let spare_source = log.spares();
-    let frame_bytes_max = FRAME_BYTES_MAX.min(spare_source.segment_bytes() / 4);
+    let segment_bytes = spare_source.segment_bytes();
+    let frame_bytes_max = FRAME_BYTES_MAX.min(segment_bytes / 4);
     let shared = Arc::new(Shared::new(
         OpenFrame::new(applied, frame_bytes_max),
         log.shared_room(),
         spare_source,
         state.keyring().clone(),
-        unrepaired,
+        compaction.repair,
     ));
+    shared.space.expect(
+        compaction
+            .snapshot_bytes
+            .saturating_add(compaction.owed.records_bytes),
+    );
+    shared.space.sample(disk.as_ref());
     let time = now.max(log.segment().time);
+    let compactor = Compactor {
+        disk: Arc::clone(&disk),
+        shared: Arc::clone(&shared),
+        schedule: options.schedule,
+        store_id: log.segment().store_id,
+        segment_bytes,
+        generations: compaction.generations,
+        owed: compaction.owed,
+        repair: compaction.repair,
+        scrub: options.scrub,
+        since: Instant::now(),
+        not_before: Instant::now(),
+    };
     let (spare_wanted, wanted) = sync_channel(1);
     let committer = Committer {
         log,
@@ -172,9 +203,10 @@ fn start(
         max_memory_bytes: options.max_memory_bytes,
     };
     let for_spares = Arc::clone(&shared);
-    // Both threads write into the data dir: it is free once the last of them has ended.
+    // These threads write into the data dir: it is free once the last of them has ended.
     let lock = Arc::new(lock);
     let committer_lock = Arc::clone(&lock);
+    let compactor_lock = Arc::clone(&lock);
     let named = |name: &str| thread::Builder::new().name(name.to_owned());
     let cannot = |error: io::Error| Failure::Storage(format!("cannot start a thread: {error}"));
     let threads = Threads {
@@ -189,8 +221,14 @@ fn start(
             .map_err(cannot)?,
         spares: named("spares")
             .spawn(move || {
-                spares::run(&for_spares, &wanted, &lock);
+                spares::run(&for_spares, &wanted, &lock, &disk);
                 drop(lock);
+            })
+            .map_err(cannot)?,
+        compactor: named("compactor")
+            .spawn(move || {
+                compactor.run();
+                drop(compactor_lock);
             })
             .map_err(cannot)?,
     };
@@ -202,30 +240,59 @@ fn start(
     })
 }
 
-/// Reads the log of a data dir into `state`.
-fn read(disk: &dyn Disk, state: &mut State) -> Result<Found, Error> {
-    ekokv_wal::read(disk, OTHER_FILES, &mut |_, _, batch| {
-        for (sequence, record) in (batch.first_sequence..).zip(batch.records()) {
-            let mutation = Mutation::decode(record?).map_err(|error| error.to_string())?;
-            // What a clear frees is dropped here: nobody waits yet.
-            let _ = state.apply(sequence, &mutation);
-            state.released(sequence);
-        }
-        Ok(())
-    })
+/// What the compactor goes on with.
+#[derive(Default)]
+struct Compaction {
+    generations: Generations,
+    /// What was logged behind the newest snapshot.
+    owed: Amounts,
+    snapshot_bytes: u64,
+    /// There is damage that a compaction folds away.
+    repair: bool,
 }
 
-fn report(recovered: &ekokv_wal::Recovered, state: &State) {
-    for repair in &recovered.repairs {
+impl Compaction {
+    fn of(found: &LoadedStore) -> Self {
+        let log = &found.log;
+        Self {
+            generations: found.generations.clone(),
+            owed: Amounts {
+                records_bytes: log.records_bytes,
+                disk_bytes: log.disk_bytes,
+                segments: log.segments,
+            },
+            snapshot_bytes: found.snapshot_bytes,
+            repair: log.lasting_repairs() > 0
+                || !found.broken.is_empty()
+                || found.older_unusable.is_some(),
+        }
+    }
+}
+
+fn report(found: &LoadedStore) {
+    let LoadedStore { log, state, .. } = found;
+    for repair in &log.repairs {
         tracing::warn!(
             file = repair.file,
             offset = repair.offset,
             batch = repair.batch,
             cells = repair.cells,
-            "rebuilt from parity or a second copy; the file stays as it is"
+            "rebuilt from parity or a second copy; the file stays as it is until it is compacted"
         );
     }
-    if let Some(torn) = &recovered.torn {
+    for damage in &found.broken {
+        tracing::warn!(
+            %damage,
+            "a snapshot is damaged; the generation before and the log have all that it held"
+        );
+    }
+    if let Some(error) = &found.older_unusable {
+        tracing::warn!(
+            %error,
+            "the older generation could not be fallen back on; the newest one is whole"
+        );
+    }
+    if let Some(torn) = &log.torn {
         tracing::warn!(
             file = torn.file,
             offset = torn.offset,
@@ -236,12 +303,13 @@ fn report(recovered: &ekokv_wal::Recovered, state: &State) {
     }
     tracing::info!(
         keys = state.live_len(),
-        changes = recovered.records,
-        batches = recovered.batches,
-        segments = recovered.segments,
-        last_sequence = recovered.position.sequence,
-        stopped_in_order = recovered.stopped,
-        "the log is read"
+        snapshot_bytes = found.snapshot_bytes,
+        changes = log.records,
+        batches = log.batches,
+        segments = log.segments,
+        last_sequence = log.position.sequence,
+        stopped_in_order = log.stopped,
+        "the store is read"
     );
 }
 

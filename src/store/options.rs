@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::compactor::{Schedule, Scrub};
 use super::handle::{Store, Threads};
 use crate::clock::Clock;
 
@@ -77,6 +78,10 @@ pub struct Options {
     pub max_key_bytes: u64,
     /// An admin key that replaces the bootstrap admin key.
     pub admin_key: Option<String>,
+    /// When the log is folded into snapshots.
+    pub schedule: Schedule,
+    /// How sealed files are looked over.
+    pub scrub: Scrub,
     /// Where the time comes from.
     pub clock: Arc<dyn Clock>,
 }

@@ -6,21 +6,26 @@
 use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use ekokv_wal::{record_bytes, span_of_records};
 
+use super::chore::{Chore, NotNow, Rotated, Ticket};
 use super::command::{Answer, Error};
-use super::mailbox::{Envelope, ReplyTo};
+use super::mailbox::{Envelope, ReplyTo, Taken};
 use super::plan::{Plan, plan};
 use super::shared::{AbortOnPanic, Shared};
 use crate::clock::Clock;
-use crate::state::{Mutation, State};
+use crate::state::{Kept, Mutation, State};
 
 /// Keys that are purged between two looks into the mailbox, so that no command waits for a long purge.
 const PURGE_KEYS_MAX: usize = 256;
 /// With a deadline ahead the owner looks at the clock at least so often: it may be set.
 const CLOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// A rescue gets so many keys, or so many bytes of them, at once: nobody waits longer for it.
+const KEYS_AT_ONCE_MAX: usize = 500;
+const KEYS_BYTES_MAX: usize = 256 << 10;
 /// When the log takes no purge it is tried again after so long.
 const PURGE_RETRY: Duration = Duration::from_millis(20);
 /// The links of one key take at most so many bytes: all of them are listed in one answer.
@@ -46,15 +51,18 @@ impl Owner {
     /// Runs until the mailbox is closed and empty.
     pub(super) fn run(mut self) {
         let _abort = AbortOnPanic;
-        let mut envelopes = Vec::new();
+        let mut taken = Taken::default();
         let mut patience = self.patience(false);
         let mut unsettled = false;
         loop {
-            let open = self.shared.mailbox.take(&mut envelopes, patience);
+            let open = self.shared.mailbox.take(&mut taken, patience);
             self.now = self.now.max(self.clock.now_ms());
             let before = self.applied;
-            for envelope in envelopes.drain(..) {
+            for envelope in taken.envelopes.drain(..) {
                 self.carry_out(envelope);
+            }
+            for chore in taken.chores.drain(..) {
+                self.do_chore(chore);
             }
             let refused = self.purge();
             self.state.released(self.shared.frame.released());
@@ -102,6 +110,50 @@ impl Owner {
         }
     }
 
+    fn do_chore(&mut self, chore: Chore) {
+        match chore {
+            Chore::Rotate(reply) => self.rotate(reply),
+            Chore::Keys { after, reply } => {
+                let mut bytes = 0;
+                let mut keys = Vec::new();
+                for (key, kept) in self.state.kept_after(after.as_deref()) {
+                    bytes += key.len();
+                    if let Kept::Live(entry) = &kept {
+                        bytes += entry.value.len();
+                    }
+                    keys.push((key.clone(), kept));
+                    if keys.len() >= KEYS_AT_ONCE_MAX || bytes >= KEYS_BYTES_MAX {
+                        break;
+                    }
+                }
+                // If the compactor has gone, so has the wish.
+                let _ = reply.send(keys);
+            }
+        }
+    }
+
+    /// Lets the segment end behind all that was applied so far, if the next one is ready and what is
+    /// on its way still fits into this one.
+    fn rotate(&mut self, reply: SyncSender<Result<Rotated, NotNow>>) {
+        let ticket = Ticket {
+            fingerprint: self.state.fingerprint(),
+            time: self.now,
+            reply,
+        };
+        let shared = &self.shared;
+        let cut = if shared.spares.in_stock() {
+            shared.frame.cut(ticket, |in_flight, together| {
+                let spans = spans(in_flight, together).saturating_add(2 * SEAL_BYTES);
+                spans <= shared.room.load(Ordering::SeqCst)
+            })
+        } else {
+            Err(ticket)
+        };
+        if let Err(ticket) = cut {
+            let _ = ticket.reply.send(Err(NotNow));
+        }
+    }
+
     /// Gives the mutations their sequences, applies them and puts them into the frame, or refuses
     /// before anything has happened.
     fn write(
@@ -118,6 +170,7 @@ impl Owner {
         }
         let admitted = self
             .check_memory(mutations)
+            .and_then(|()| self.check_space(mutations))
             .and_then(|()| self.admit(mutations));
         if let Err(error) = admitted {
             return Err((error, reply_to));
@@ -152,19 +205,43 @@ impl Owner {
             .map(|m| record_bytes(m.encoded_len() as u64))
             .sum();
         let shared = &self.shared;
-        shared.frame.admit(bytes, |in_flight, together| {
-            let flying = if in_flight == 0 {
-                0
-            } else {
-                span_of_records(in_flight)
-            };
-            let span = flying.saturating_add(span_of_records(together));
-            // Both, one after the other, here or, if a spare is ready, in the next segment.
-            let ready = shared.spares.ready();
-            span.saturating_add(SEAL_BYTES) <= shared.room.load(Ordering::SeqCst)
-                || (ready
-                    && span.saturating_add(SEGMENT_OVERHEAD_BYTES) <= shared.spares.segment_bytes())
-        })
+        shared
+            .frame
+            .admit(bytes, |in_flight, together, cut| {
+                let span = spans(in_flight, together);
+                // Both, one after the other, here or, if a spare is ready, in the next segment. Behind a
+                // cut it is the next one, and what is before the cut was admitted before.
+                let ready = shared.spares.ready();
+                !cut && span.saturating_add(SEAL_BYTES) <= shared.room.load(Ordering::SeqCst)
+                    || (ready
+                        && span.saturating_add(SEGMENT_OVERHEAD_BYTES)
+                            <= shared.spares.segment_bytes())
+            })
+            .map_err(|error| match error {
+                // No segment will be ready before there is room for one.
+                Error::Busy { .. } if self.must_not_prepare() => Error::SpaceFull {
+                    missing: shared.space.missing(&shared.logged),
+                },
+                other => other,
+            })
+    }
+
+    fn must_not_prepare(&self) -> bool {
+        let shared = &self.shared;
+        !shared.spares.ready() && !shared.space.has_segment(&shared.logged)
+    }
+
+    /// Refuses what would make the state grow while the disk has no room for its next snapshot.
+    fn check_space(&self, mutations: &[Mutation<'_>]) -> Result<(), Error> {
+        let grows = |mutation: &Mutation<'_>| {
+            matches!(mutation, Mutation::Put { .. } | Mutation::Link { .. })
+        };
+        match self.shared.space.missing(&self.shared.logged) {
+            missing if missing > 0 && mutations.iter().any(grows) => {
+                Err(Error::SpaceFull { missing })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Refuses what would make the state grow beyond its limit. What it replaces is counted.
@@ -201,6 +278,16 @@ impl Owner {
             .push(&mutations, self.applied, self.now, None);
         false
     }
+}
+
+/// Bytes of a segment that two batches take, the first of which may be empty.
+fn spans(in_flight: u64, together: u64) -> u64 {
+    let flying = if in_flight == 0 {
+        0
+    } else {
+        span_of_records(in_flight)
+    };
+    flying.saturating_add(span_of_records(together))
 }
 
 #[cfg(test)]

@@ -7,9 +7,12 @@ use std::thread;
 use ekokv_wal::Spares;
 use tokio::sync::{Semaphore, watch};
 
+use super::compactor::Desk;
 use super::frame::OpenFrame;
+use super::logged::Logged;
 use super::mailbox::Mailbox;
 use super::options::{Failure, Health};
+use super::space::Space;
 use crate::state::Keyring;
 
 pub(super) struct Shared {
@@ -18,10 +21,18 @@ pub(super) struct Shared {
     /// Bytes left in the present segment, see [`ekokv_wal::Log::shared_room`].
     pub(super) room: Arc<AtomicU64>,
     pub(super) spares: Arc<Spares>,
+    /// What was logged since the last rotation for the compactor.
+    pub(super) logged: Logged,
     /// The API keys as of the owner's last change of them; read on each request.
     keyring: RwLock<Arc<Keyring>>,
+    /// Room on the disk.
+    pub(super) space: Space,
+    /// Word for the compactor.
+    pub(super) desk: Desk,
     /// Damage was found that is still on disk.
-    pub(super) unrepaired: bool,
+    pub(super) unrepaired: AtomicBool,
+    /// The last compaction came to nothing.
+    pub(super) compaction_failed: AtomicBool,
     /// The spare could not be made when it was last tried.
     pub(super) spare_failed: AtomicBool,
     /// The store ends: nobody needs another spare.
@@ -39,13 +50,18 @@ impl Shared {
         keyring: Keyring,
         unrepaired: bool,
     ) -> Self {
+        let space = Space::new(spares.segment_bytes());
         Self {
             mailbox: Mailbox::new(),
             frame,
             room,
             spares,
+            logged: Logged::default(),
             keyring: RwLock::new(Arc::new(keyring)),
-            unrepaired,
+            space,
+            desk: Desk::default(),
+            unrepaired: AtomicBool::new(unrepaired),
+            compaction_failed: AtomicBool::new(false),
             spare_failed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             narrowing: Arc::new(Semaphore::new(
@@ -65,9 +81,13 @@ impl Shared {
 
     pub(super) fn health(&self) -> Health {
         let failed = self.failure.borrow().is_some();
+        let unrepaired = self.unrepaired.load(Ordering::Relaxed);
         Health {
-            degraded: failed || self.unrepaired || self.spare_failed.load(Ordering::Relaxed),
-            integrity_ok: !failed && !self.unrepaired,
+            degraded: failed
+                || unrepaired
+                || self.spare_failed.load(Ordering::Relaxed)
+                || self.compaction_failed.load(Ordering::Relaxed),
+            integrity_ok: !failed && !unrepaired,
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use ekokv_wal::Lock;
+use ekokv_wal::{Disk, Lock};
 
 use super::options::Failure;
 use super::shared::{AbortOnPanic, Shared};
@@ -18,7 +18,7 @@ const ROUND: Duration = Duration::from_secs(1);
 
 /// Makes a spare now and whenever one is wanted; ends when nobody can want one any more, or when the
 /// data dir was taken away.
-pub(super) fn run(shared: &Arc<Shared>, wanted: &Receiver<()>, lock: &Lock) {
+pub(super) fn run(shared: &Arc<Shared>, wanted: &Receiver<()>, lock: &Lock, disk: &Arc<dyn Disk>) {
     let _abort = AbortOnPanic;
     loop {
         // An error tells nothing: the path may be closed to us, and the lock be where it was.
@@ -32,13 +32,22 @@ pub(super) fn run(shared: &Arc<Shared>, wanted: &Receiver<()>, lock: &Lock) {
             ));
             return;
         }
-        let prepared = shared.spares.prepare(&mut || pace(shared));
-        if let Err(error) = &prepared {
-            tracing::warn!(%error, "the next log segment cannot be prepared; it is tried again");
-        }
-        shared
-            .spare_failed
-            .store(prepared.is_err(), Ordering::Relaxed);
+        shared.space.sample(disk.as_ref());
+        let prepared = if shared.spares.ready() || shared.space.has_segment(&shared.logged) {
+            let prepared = shared.spares.prepare(&mut || pace(shared));
+            if let Err(error) = &prepared {
+                tracing::warn!(%error, "the next log segment cannot be prepared; it is tried again");
+            }
+            prepared.is_ok()
+        } else {
+            tracing::warn!(
+                missing = shared.space.missing(&shared.logged),
+                "there is no room for the next log segment beside the next snapshot"
+            );
+            false
+        };
+        shared.spare_failed.store(!prepared, Ordering::Relaxed);
+        shared.space.sample(disk.as_ref());
         if wanted.recv_timeout(ROUND) == Err(RecvTimeoutError::Disconnected) {
             return;
         }

@@ -11,7 +11,7 @@ use crate::state::Form;
 use crate::state::find::{Cursor, Filter, Query};
 use crate::store::command::{Command, Condition, Put, Reply, Ttl};
 use crate::store::frame::{OpenFrame, Work};
-use crate::store::mailbox::{MAILBOX_COMMANDS_MAX, Mailbox};
+use crate::store::mailbox::{MAILBOX_COMMANDS_MAX, Mailbox, Taken};
 
 const NOW_MS: u64 = 1_000_000;
 
@@ -333,12 +333,12 @@ fn the_mailbox_is_bounded_and_closes_behind_what_it_holds() {
     assert!(matches!(send().0, Err(Error::Busy { .. })));
     mailbox.close();
     assert_eq!(send().0, Err(Error::Stopping));
-    let mut taken = Vec::new();
+    let mut taken = Taken::default();
     assert!(
         mailbox.take(&mut taken, None),
         "what was accepted is handed out"
     );
-    assert_eq!(taken.len(), MAILBOX_COMMANDS_MAX);
-    taken.clear();
+    assert_eq!(taken.envelopes.len(), MAILBOX_COMMANDS_MAX);
+    taken.envelopes.clear();
     assert!(!mailbox.take(&mut taken, None));
 }

@@ -1,0 +1,288 @@
+//! The compactor: folds the log into snapshots, looks sealed files over, and rescues the state when it
+//! finds damage.
+//!
+//! What always holds:
+//! - It reads sealed segments and snapshots, and writes snapshots; the log's writer and the owner go on
+//!   meanwhile. It holds no copy of the state, but a segment's worth of log.
+//! - A snapshot is published only after what was read back has the fingerprint that the live state had
+//!   where the snapshot ends. Nothing is removed before.
+//! - A failure here never ends the store: what was begun is dropped, `degraded` is set, and it is tried
+//!   again.
+
+mod build;
+mod desk;
+mod generations;
+mod merge;
+mod pace;
+mod policy;
+mod rescue;
+mod runs;
+mod scrub;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::sync_channel;
+use std::time::{Duration, Instant};
+
+use ekokv_wal::{Disk, Error};
+
+pub(super) use desk::{CompactedTo, Desk};
+pub(super) use generations::{Generation, Generations, remove_unfinished, set_aside};
+pub use policy::Schedule;
+pub use scrub::Scrub;
+
+use super::chore::{Chore, NotNow, Rotated};
+use super::command;
+use super::logged::Amounts;
+use super::shared::{AbortOnPanic, Shared};
+use build::{Order, Trouble, build};
+use desk::Word;
+use pace::Pace;
+use policy::Facts;
+use scrub::Scrubber;
+
+/// So often the compactor looks whether a compaction is due.
+const LOOK: Duration = Duration::from_millis(200);
+/// The next segment is waited for in steps of this.
+const SPARE_PATIENCE: Duration = Duration::from_millis(5);
+/// After a failure nothing is begun by itself for so long.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// What it needs to know of the store.
+pub(super) struct Compactor {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) schedule: Schedule,
+    pub(super) store_id: [u8; 16],
+    pub(super) segment_bytes: u64,
+    pub(super) generations: Generations,
+    /// What was logged before the last rotation and is in no snapshot.
+    pub(super) owed: Amounts,
+    /// Damage was met that the next compaction folds away.
+    pub(super) repair: bool,
+    pub(super) scrub: Scrub,
+    /// When the last compaction ended, or the store started.
+    pub(super) since: Instant,
+    /// Nothing is begun by itself before.
+    pub(super) not_before: Instant,
+}
+
+impl Compactor {
+    /// Runs until the desk is closed.
+    pub(super) fn run(mut self) {
+        let _abort = AbortOnPanic;
+        let mut scrubber = Scrubber::new(self.scrub);
+        loop {
+            match self.shared.desk.wait(LOOK) {
+                Word::Compact(requests) => self.serve(requests),
+                Word::Stop => {
+                    if self.schedule.due_at_stop(&self.facts()) {
+                        tracing::info!("compacting before the stop");
+                        let mut pace = Pace::full(&self.shared);
+                        // The stop goes on without; the log says all.
+                        let _ = self.compact(&mut pace);
+                    }
+                    return;
+                }
+                Word::Nothing => {
+                    let due = self.schedule.due(&self.facts());
+                    match due.filter(|_| Instant::now() >= self.not_before) {
+                        Some(reason) => {
+                            tracing::info!(reason, "compacting");
+                            let mut pace = Pace::gentle(&self.shared);
+                            // It has been logged, and is tried again.
+                            let _ = self.compact(&mut pace);
+                        }
+                        None => scrubber.step(&mut self),
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_space_short(&self) -> bool {
+        self.shared.space.missing(&self.shared.logged) > 0
+    }
+
+    fn facts(&self) -> Facts {
+        Facts {
+            logged: self.owed + self.shared.logged.so_far(),
+            snapshot_bytes: self.generations.newest().map_or(0, |g| g.bytes),
+            elapsed: self.since.elapsed(),
+            repair: self.repair,
+            space_short: self.is_space_short(),
+        }
+    }
+
+    /// Compacts because somebody asked for it.
+    fn serve(&mut self, requests: Vec<CompactedTo>) {
+        let mut pace = Pace::gentle(&self.shared);
+        let outcome = self.compact(&mut pace);
+        let answer = outcome.map_err(|trouble| match trouble {
+            Trouble::Stopping => command::Error::Stopping,
+            Trouble::Damage(error) | Trouble::Storage(error) => command::Error::NotCompacted {
+                reason: error.to_string(),
+            },
+        });
+        for request in requests {
+            // Whoever asked may have gone.
+            let _ = request.send(answer.clone());
+        }
+    }
+
+    /// Folds all that was logged so far into a snapshot. Returns its last sequence.
+    fn compact(&mut self, pace: &mut Pace) -> Result<u64, Trouble> {
+        let outcome = self.compact_or_rescue(pace);
+        self.account(outcome)
+    }
+
+    /// Keeps the books about how a compaction or a rescue went.
+    fn account(&mut self, outcome: Result<u64, Trouble>) -> Result<u64, Trouble> {
+        self.since = Instant::now();
+        self.shared.space.sample(self.disk.as_ref());
+        let failed = match &outcome {
+            Ok(_) => {
+                self.repair = false;
+                self.shared.unrepaired.store(false, Ordering::Relaxed);
+                false
+            }
+            Err(Trouble::Stopping) => return outcome,
+            Err(Trouble::Damage(error) | Trouble::Storage(error)) => {
+                tracing::warn!(%error, "no snapshot was made; it is tried again");
+                self.not_before = Instant::now() + RETRY;
+                true
+            }
+        };
+        self.shared
+            .compaction_failed
+            .store(failed, Ordering::Relaxed);
+        outcome
+    }
+
+    fn compact_or_rescue(&mut self, pace: &mut Pace) -> Result<u64, Trouble> {
+        self.make_room();
+        let rotated = self.rotate()?;
+        match self.fold(&rotated, pace) {
+            Err(Trouble::Damage(error)) => self.rescue(error, pace),
+            other => other,
+        }
+    }
+
+    /// A snapshot out of the newest one and the log behind it.
+    fn fold(&mut self, rotated: &Rotated, pace: &mut Pace) -> Result<u64, Trouble> {
+        let Some(to) = rotated.end else {
+            return Ok(0);
+        };
+        let base = self.generations.newest().copied();
+        let sequence = to.position.sequence;
+        if base.is_some_and(|base| base.sequence() == sequence) {
+            // Nothing has changed since. What an older generation was good for is gone if it is damaged.
+            self.owed = Amounts::default();
+            self.retire(self.repair);
+            return Ok(sequence);
+        }
+        let started = Instant::now();
+        let mut order = self.order(base.map(|base| base.end), rotated, to, pace);
+        let path = base.map(|base| base.path());
+        let made = build(&self.disk, path.as_deref(), &mut order)?;
+        self.publish(made, rotated, started);
+        self.retire(false);
+        Ok(sequence)
+    }
+
+    fn order<'a>(
+        &self,
+        from: Option<ekokv_wal::Predecessor>,
+        rotated: &Rotated,
+        to: ekokv_wal::Predecessor,
+        pace: &'a mut Pace,
+    ) -> Order<'a> {
+        Order {
+            store_id: self.store_id,
+            from,
+            to,
+            time: rotated.time,
+            fingerprint: rotated.fingerprint,
+            memory_bytes_max: self.segment_bytes,
+            pace,
+        }
+    }
+
+    fn publish(&mut self, made: Generation, rotated: &Rotated, started: Instant) {
+        tracing::info!(
+            last_sequence = made.sequence(),
+            bytes = made.bytes,
+            keys = rotated.fingerprint.live,
+            took_ms = started.elapsed().as_millis() as u64,
+            "a snapshot is published"
+        );
+        self.generations.publish(made);
+        self.owed = Amounts::default();
+        self.shared.space.expect(made.bytes);
+    }
+
+    /// Removes what no generation needs; with `only_newest`, or while space is short, all but the
+    /// newest.
+    fn retire(&mut self, only_newest: bool) {
+        self.shared.space.sample(self.disk.as_ref());
+        let only_newest = only_newest || self.is_space_short();
+        if only_newest && self.generations.older().is_some() {
+            tracing::warn!("there is one generation only: the older one is given up");
+        }
+        if let Err(error) = self.generations.retire(self.disk.as_ref(), only_newest) {
+            tracing::warn!(%error, "a file that nothing needs cannot be removed; it is tried again");
+        }
+    }
+
+    /// If others took the space that a snapshot needs, the older generation goes first.
+    fn make_room(&mut self) {
+        self.shared.space.sample(self.disk.as_ref());
+        if self.shared.space.is_scarce(&self.shared.logged) && self.generations.older().is_some() {
+            self.retire(true);
+        }
+    }
+
+    /// Ends the present segment.
+    fn rotate(&mut self) -> Result<Rotated, Trouble> {
+        let rotated = self.rotate_when_ready();
+        self.shared.space.await_segment(false);
+        let rotated = rotated?;
+        self.owed += rotated.logged;
+        let newest = self.generations.newest().map_or(0, |newest| newest.bytes);
+        let expected = newest.saturating_add(self.owed.records_bytes);
+        self.shared.space.expect(expected);
+        Ok(rotated)
+    }
+
+    fn rotate_when_ready(&self) -> Result<Rotated, Trouble> {
+        loop {
+            let (reply, replied) = sync_channel(1);
+            self.shared.mailbox.assign(Chore::Rotate(reply));
+            match replied.recv() {
+                Ok(Ok(rotated)) => return Ok(rotated),
+                Ok(Err(NotNow)) => {
+                    self.shared.space.await_segment(true);
+                    // Nobody tells when a spare is there; it takes tens of milliseconds.
+                    std::thread::sleep(SPARE_PATIENCE);
+                }
+                // The owner or the log has ended.
+                Err(_) => return Err(Trouble::Stopping),
+            }
+        }
+    }
+}
+
+/// Sets a damaged file aside, if that can be done.
+fn try_set_aside(disk: &Arc<dyn Disk>, error: &Error) {
+    if let Error::Damaged(damage) = error {
+        set_aside_or_warn(disk, &damage.file);
+    } else if let Error::Unreadable { file, .. } = error {
+        set_aside_or_warn(disk, file);
+    }
+}
+
+fn set_aside_or_warn(disk: &Arc<dyn Disk>, file: &str) {
+    if let Err(error) = set_aside(disk, file) {
+        tracing::warn!(%error, "a damaged file cannot be set aside; nothing reads it any more");
+    }
+}

@@ -1,0 +1,213 @@
+//! Header and footer of a snapshot. The layout is in the module's docs.
+
+use ekokv_wal::{Position, Predecessor};
+
+use super::error::Bad;
+use crate::state::Fingerprint;
+
+/// Length of the header in bytes.
+pub(super) const HEADER_BYTES: usize = 128;
+/// Length of the footer in bytes.
+pub(super) const FOOTER_BYTES: usize = 128;
+/// Length of what stands before a block's entries, in bytes.
+pub(super) const BLOCK_HEADER_BYTES: usize = 12;
+
+const HEADER_MAGIC: &[u8; 8] = b"ekokvsnp";
+const FOOTER_MAGIC: &[u8; 8] = b"ekokvend";
+const FORMAT_VERSION: u32 = 1;
+
+const MAGIC_AT: usize = 0;
+const VERSION_AT: usize = MAGIC_AT + 8;
+const STORE_AT: usize = VERSION_AT + 4 + 4;
+const SEGMENT_AT: usize = STORE_AT + 16;
+const SALT_AT: usize = SEGMENT_AT + 8;
+const END_AT: usize = SALT_AT + 16;
+const BATCH_AT: usize = END_AT + 8;
+const SEQUENCE_AT: usize = BATCH_AT + 8;
+const CHAIN_AT: usize = SEQUENCE_AT + 8;
+const TIME_AT: usize = CHAIN_AT + 16;
+const CRC_AT: usize = HEADER_BYTES - 4;
+const _: () = assert!(TIME_AT + 8 + 20 == CRC_AT);
+
+const BLOCKS_AT: usize = MAGIC_AT + 8;
+const LIVE_AT: usize = BLOCKS_AT + 8;
+const REMEMBERED_AT: usize = LIVE_AT + 8;
+const LINKS_AT: usize = REMEMBERED_AT + 8;
+const API_KEYS_AT: usize = LINKS_AT + 8;
+const DIGEST_AT: usize = API_KEYS_AT + 8;
+const BLOCKS_HASH_AT: usize = DIGEST_AT + 16;
+const LENGTH_AT: usize = BLOCKS_HASH_AT + 16;
+const _: () = assert!(LENGTH_AT + 8 + 36 == CRC_AT && FOOTER_BYTES == HEADER_BYTES);
+
+/// What a snapshot is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::store) struct Header {
+    /// Identity of the store.
+    pub(in crate::store) store_id: [u8; 16],
+    /// Where in the log it ends: the end of a segment.
+    pub(in crate::store) end: Predecessor,
+    /// Store time there, in milliseconds since the Unix epoch.
+    pub(in crate::store) time: u64,
+}
+
+/// What a snapshot holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::store) struct Footer {
+    /// Blocks.
+    pub(in crate::store) blocks: u64,
+    /// What its entries add up to.
+    pub(in crate::store) fingerprint: Fingerprint,
+    /// XXH3-128 of the blocks' CRCs.
+    pub(super) blocks_hash: u128,
+    /// Length of the file in bytes.
+    pub(in crate::store) length: u64,
+}
+
+impl Header {
+    /// The header's bytes and the CRC that seeds all others of the file.
+    pub(super) fn encode(&self) -> ([u8; HEADER_BYTES], u32) {
+        let mut out = [0; HEADER_BYTES];
+        put(&mut out, MAGIC_AT, HEADER_MAGIC);
+        put(&mut out, VERSION_AT, &FORMAT_VERSION.to_le_bytes());
+        put(&mut out, STORE_AT, &self.store_id);
+        put(&mut out, SEGMENT_AT, &self.end.number.to_le_bytes());
+        put(&mut out, SALT_AT, &self.end.salt);
+        put(&mut out, END_AT, &self.end.end.to_le_bytes());
+        let Position {
+            batch,
+            sequence,
+            chain,
+        } = self.end.position;
+        put(&mut out, BATCH_AT, &batch.to_le_bytes());
+        put(&mut out, SEQUENCE_AT, &sequence.to_le_bytes());
+        put(&mut out, CHAIN_AT, &chain.to_le_bytes());
+        put(&mut out, TIME_AT, &self.time.to_le_bytes());
+        let crc = crc32fast::hash(&out[..CRC_AT]);
+        put(&mut out, CRC_AT, &crc.to_le_bytes());
+        (out, crc)
+    }
+
+    /// Reads a header of the file `path`, and the CRC that seeds all others.
+    pub(super) fn decode(path: &str, bytes: &[u8; HEADER_BYTES]) -> Result<(Self, u32), Bad> {
+        let crc = crc32fast::hash(&bytes[..CRC_AT]);
+        if u32::from_le_bytes(field(bytes, CRC_AT)) != crc {
+            return Err(Bad::damaged(path, 0, "its header does not verify"));
+        }
+        if &field::<8>(bytes, MAGIC_AT) != HEADER_MAGIC {
+            return Err(Bad::damaged(path, 0, "it is no snapshot of ekokv"));
+        }
+        let version = u32::from_le_bytes(field(bytes, VERSION_AT));
+        if version != FORMAT_VERSION {
+            return Err(Bad::foreign(
+                path,
+                format!(
+                    "it has format version {version}; this program reads version \
+                     {FORMAT_VERSION}: open it with the version of ekokv that wrote it, or a newer \
+                     one"
+                ),
+            ));
+        }
+        let long = |at| u64::from_le_bytes(field(bytes, at));
+        let position = Position {
+            batch: long(BATCH_AT),
+            sequence: long(SEQUENCE_AT),
+            chain: u128::from_le_bytes(field(bytes, CHAIN_AT)),
+        };
+        let end = Predecessor {
+            number: long(SEGMENT_AT),
+            salt: field(bytes, SALT_AT),
+            end: long(END_AT),
+            position,
+        };
+        let header = Self {
+            store_id: field(bytes, STORE_AT),
+            end,
+            time: long(TIME_AT),
+        };
+        Ok((header, crc))
+    }
+}
+
+impl Footer {
+    pub(super) fn encode(&self, seed: u32) -> [u8; FOOTER_BYTES] {
+        let mut out = [0; FOOTER_BYTES];
+        let Fingerprint {
+            live,
+            remembered,
+            links,
+            api_keys,
+            digest,
+        } = self.fingerprint;
+        put(&mut out, MAGIC_AT, FOOTER_MAGIC);
+        put(&mut out, BLOCKS_AT, &self.blocks.to_le_bytes());
+        put(&mut out, LIVE_AT, &live.to_le_bytes());
+        put(&mut out, REMEMBERED_AT, &remembered.to_le_bytes());
+        put(&mut out, LINKS_AT, &links.to_le_bytes());
+        put(&mut out, API_KEYS_AT, &api_keys.to_le_bytes());
+        put(&mut out, DIGEST_AT, &digest.to_le_bytes());
+        put(&mut out, BLOCKS_HASH_AT, &self.blocks_hash.to_le_bytes());
+        put(&mut out, LENGTH_AT, &self.length.to_le_bytes());
+        let crc = seeded(seed, &[&out[..CRC_AT]]);
+        put(&mut out, CRC_AT, &crc.to_le_bytes());
+        out
+    }
+
+    /// Reads the footer of the file `path`, which is `length` bytes long.
+    pub(super) fn decode(
+        path: &str,
+        length: u64,
+        bytes: &[u8; FOOTER_BYTES],
+        seed: u32,
+    ) -> Result<Self, Bad> {
+        let at = length.saturating_sub(FOOTER_BYTES as u64);
+        if u32::from_le_bytes(field(bytes, CRC_AT)) != seeded(seed, &[&bytes[..CRC_AT]])
+            || &field::<8>(bytes, MAGIC_AT) != FOOTER_MAGIC
+        {
+            return Err(Bad::damaged(
+                path,
+                at,
+                "its footer does not verify, or its end is missing",
+            ));
+        }
+        let long = |at| u64::from_le_bytes(field(bytes, at));
+        if long(LENGTH_AT) != length {
+            let reason = format!("its footer says that it is {} bytes long", long(LENGTH_AT));
+            return Err(Bad::damaged(path, at, reason));
+        }
+        Ok(Self {
+            blocks: long(BLOCKS_AT),
+            fingerprint: Fingerprint {
+                live: long(LIVE_AT),
+                remembered: long(REMEMBERED_AT),
+                links: long(LINKS_AT),
+                api_keys: long(API_KEYS_AT),
+                digest: u128::from_le_bytes(field(bytes, DIGEST_AT)),
+            },
+            blocks_hash: u128::from_le_bytes(field(bytes, BLOCKS_HASH_AT)),
+            length,
+        })
+    }
+}
+
+/// CRC of a block's number, the first fields of its header, and its entries.
+pub(super) fn block_crc(seed: u32, number: u64, head: &[u8], entries: &[u8]) -> u32 {
+    seeded(seed, &[&number.to_le_bytes(), head, entries])
+}
+
+fn seeded(seed: u32, parts: &[&[u8]]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new_with_initial(seed);
+    parts.iter().for_each(|part| hasher.update(part));
+    hasher.finalize()
+}
+
+/// Writes a field; offsets are constants within the buffer.
+fn put(bytes: &mut [u8; HEADER_BYTES], at: usize, field: &[u8]) {
+    bytes[at..at + field.len()].copy_from_slice(field);
+}
+
+/// The `N` bytes of a field; offsets are constants within the buffer.
+fn field<const N: usize>(bytes: &[u8; HEADER_BYTES], at: usize) -> [u8; N] {
+    let mut out = [0; N];
+    out.copy_from_slice(&bytes[at..at + N]);
+    out
+}
