@@ -109,10 +109,9 @@ fn interfere(disk: &SimDisk, probe: &SharedProbe, case: Case) {
     let probe = Arc::clone(probe);
     disk.interfere(move |call, path, _| {
         let thread = std::thread::current();
-        let thread = match thread.name() {
-            Some(name @ ("owner" | "committer" | "spares" | "compactor")) => name,
-            _ => "open",
-        };
+        // The thread that opens is one of the test's, whatever its name is.
+        let of_store = |name: &&str| ["owner", "committer", "spares", "compactor"].contains(name);
+        let thread = thread.name().filter(of_store).unwrap_or("open");
         let mut probe = probe.lock().unwrap();
         let hit = Hit {
             thread: thread.to_owned(),
