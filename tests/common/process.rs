@@ -74,6 +74,17 @@ impl Process {
         kib * 1024
     }
 
+    /// The same with small segments and a variable of its environment.
+    pub(crate) fn try_start_with(
+        data_dir: &Path,
+        variable: &str,
+        value: &str,
+    ) -> Result<Self, (ExitStatus, Vec<String>)> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ekokv"));
+        command.env(variable, value);
+        Self::run(command, data_dir, &SMALL)
+    }
+
     /// The same, or the exit status and the log of a process that did not get ready.
     pub(crate) fn try_start(
         data_dir: &Path,

@@ -1,0 +1,209 @@
+//! Rows of the failures that ekokv answers for, one by one, with the store on the simulated disk: a lock
+//! that is lost, a file system that cannot, a failed sync, no space for a spare, and a sync that stalls.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod sim;
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use ekokv::store::{Command, Durability, Error, Failure, Opened, Store};
+use ekokv_wal::{Disk, SimDisk, SimFault};
+use sim::{get, open, options, runtime, set, stop, versions};
+use tokio::task::JoinSet;
+
+const OPNOTSUPP: i32 = 95;
+
+fn call(store: &Store, command: Command) -> Result<u64, Error> {
+    let reply = runtime().block_on(store.call(command));
+    reply.map(|reply| reply.sequence)
+}
+
+/// Counts from now on.
+fn count_log_syncs(disk: &SimDisk) -> Arc<AtomicUsize> {
+    let syncs = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&syncs);
+    disk.interfere(move |call, path, _| {
+        let is_log = call == "sync" && path.ends_with(".wal");
+        count.fetch_add(usize::from(is_log), Ordering::SeqCst);
+        None
+    });
+    syncs
+}
+
+#[test]
+fn row_30_a_lost_lock_stops_the_store_and_nothing_is_written_any_more() {
+    let disk = SimDisk::new();
+    let Opened { store, threads, .. } = open(&disk, Durability::Always);
+    let syncs = count_log_syncs(&disk);
+    call(&store, set("k", 1)).unwrap();
+    // Its own, and that of the seal behind it: then there is nothing left to write.
+    while syncs.load(Ordering::SeqCst) < 2 {
+        std::thread::yield_now();
+    }
+    disk.lose_lock();
+    let failure = runtime().block_on(store.failed());
+    assert!(matches!(&failure, Failure::Storage(text) if text.contains("moved or replaced")));
+    assert_eq!(call(&store, set("k", 2)), Err(Error::OutcomeUnknown));
+    drop(store);
+    let written = disk.recorded();
+    assert_eq!(threads.stop(), Err(failure));
+    // Not even a seal: another process may be writing there.
+    assert_eq!(disk.recorded(), written);
+}
+
+#[test]
+fn row_30_a_lock_that_cannot_be_looked_at_is_no_lost_one() {
+    let disk = SimDisk::new();
+    let looked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&looked);
+    disk.inject(move |call, _, _| {
+        let looks = call == "in_place";
+        count.fetch_add(usize::from(looks), Ordering::SeqCst);
+        looks.then_some(ErrorKind::PermissionDenied)
+    });
+    let opened = open(&disk, Durability::Always);
+    while looked.load(Ordering::SeqCst) < 2 {
+        std::thread::yield_now();
+    }
+    call(&opened.store, set("k", 1)).unwrap();
+    stop(opened);
+}
+
+#[test]
+fn row_33_a_file_system_that_cannot_do_what_is_needed_ends_with_78_and_says_so() {
+    for cannot in ["lock", "rename", "sync", "sync_dir"] {
+        for store_is_there in [false, true] {
+            let disk = SimDisk::new();
+            if store_is_there {
+                stop(open(&disk, Durability::Always));
+            }
+            disk.interfere(move |call, _, _| {
+                (call == cannot).then_some(SimFault::Errno(OPNOTSUPP))
+            });
+            let opened = Store::open_on(options(Durability::Always), Arc::new(disk.clone()));
+            match opened.map(stop) {
+                Err(Failure::Settings(text)) => {
+                    assert!(text.contains("file system cannot"), "{cannot}: {text}");
+                    assert!(text.contains("--data-dir"), "{cannot}: {text}");
+                }
+                other => panic!("{cannot}: {other:?}"),
+            }
+            // Once it can, it starts.
+            disk.interfere(|_, _, _| None);
+            stop(open(&disk, Durability::Always));
+        }
+    }
+}
+
+#[test]
+fn row_34_a_sync_that_fails_once_is_never_tried_again() {
+    let disk = SimDisk::new();
+    let Opened { store, threads, .. } = open(&disk, Durability::Always);
+    let promised = call(&store, set("k", 1)).unwrap();
+    let syncs = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&syncs);
+    disk.interfere(move |call, path, _| {
+        let is_log = call == "sync" && path.ends_with(".wal");
+        // Every later one would succeed.
+        (is_log && count.fetch_add(1, Ordering::SeqCst) == 0).then_some(SimFault::Errno(5))
+    });
+    assert_eq!(call(&store, set("k", 2)), Err(Error::OutcomeUnknown));
+    for _ in 0..3 {
+        assert_eq!(call(&store, set("k", 3)), Err(Error::OutcomeUnknown));
+    }
+    drop(store);
+    assert!(matches!(threads.stop(), Err(Failure::Storage(_))));
+    assert_eq!(syncs.load(Ordering::SeqCst), 1);
+    let opened = open(&disk.power_cut(|_, _| 0, 0), Durability::Always);
+    assert_eq!(versions(&opened.store)["k"], promised);
+    stop(opened);
+}
+
+#[test]
+fn row_41_no_space_for_a_spare_refuses_writes_and_serving_resumes_by_itself() {
+    let disk = SimDisk::new();
+    let opened = open(&disk, Durability::Always);
+    let store = &opened.store;
+    let mut promised = call(store, set("first", 1)).unwrap();
+    // What is taken by now, and less than another segment.
+    disk.set_capacity(Some(1 << 30));
+    let taken = (1 << 30) - disk.free_bytes().unwrap();
+    disk.set_capacity(Some(taken + (32 << 10)));
+    let mut number = 0;
+    let refused = loop {
+        match call(store, set(&format!("k{number}"), 3_000)) {
+            Ok(sequence) => promised = sequence,
+            // The spare may have been ready when space went, or be under way.
+            Err(error) if store.health().degraded => break error,
+            Err(_) => std::thread::yield_now(),
+        }
+        number += 1;
+        assert!(number < 1_000_000, "it never ends");
+    };
+    assert_ne!(refused, Error::OutcomeUnknown);
+    assert!(store.health().integrity_ok);
+    // Reads go on.
+    call(store, get("first")).unwrap();
+    disk.set_capacity(None);
+    let resumed = loop {
+        match call(store, set("last", 3_000)) {
+            Ok(sequence) => break sequence,
+            Err(error) => assert_ne!(error, Error::OutcomeUnknown),
+        }
+    };
+    assert!(resumed > promised);
+    stop(opened);
+}
+
+#[test]
+fn row_44_while_a_sync_stalls_nothing_is_acknowledged_and_quiet_keys_are_read() {
+    let disk = SimDisk::new();
+    let opened = open(&disk, Durability::Always);
+    let store = &opened.store;
+    call(store, set("quiet", 1)).unwrap();
+    disk.hold_syncs("wal/0");
+    let acknowledged = runtime().block_on(async {
+        let mut waiting = JoinSet::new();
+        let ask = |waiting: &mut JoinSet<_>, command: Command| {
+            let store = store.clone();
+            waiting.spawn(async move { store.call(command).await });
+        };
+        ask(&mut waiting, set("busy", 1));
+        ask(&mut waiting, get("busy"));
+        tokio::task::yield_now().await;
+        let held = disk.clone();
+        tokio::task::spawn_blocking(move || held.wait_for_held_syncs(1))
+            .await
+            .unwrap();
+        store.call(get("quiet")).await.unwrap();
+
+        // As many as the frame takes wait; the first that is answered is one too many.
+        let busy = loop {
+            ask(&mut waiting, set("more", 3_000));
+            tokio::task::yield_now().await;
+            match waiting.try_join_next() {
+                Some(answer) => break answer.unwrap(),
+                None => store.call(get("quiet")).await.unwrap(),
+            };
+        };
+        assert!(matches!(busy, Err(Error::Busy { .. })), "{busy:?}");
+        let waited = waiting.len();
+        assert!(waited > 3 && waited < 100, "{waited}");
+        assert!(!store.health().degraded);
+
+        disk.let_syncs_go();
+        let mut acknowledged = 0;
+        while let Some(answer) = waiting.join_next().await {
+            match answer.unwrap() {
+                Ok(_) => acknowledged += 1,
+                Err(error) => assert!(matches!(error, Error::Busy { .. }), "{error}"),
+            }
+        }
+        acknowledged
+    });
+    assert!(acknowledged > 3, "{acknowledged}");
+    println!("row 44: {acknowledged} answers waited for one stalled sync, none came early");
+    stop(opened);
+}
