@@ -11,7 +11,9 @@ use bytes::Bytes;
 use ekokv::clock::ManualClock;
 use ekokv::state::Form;
 use ekokv::state::find::{Cursor, Filter, Hit, Query};
-use ekokv::store::{Answer, Command, Condition, Durability, Opened, Options, Put, Store, Ttl};
+use ekokv::store::{
+    Answer, Command, Condition, Durability, Opened, Options, Put, Schedule, Scrub, Store, Ttl,
+};
 use ekokv_wal::SimDisk;
 
 /// Segments as small as these limits allow, so that the log rotates often.
@@ -26,6 +28,8 @@ pub(crate) fn options(durability: Durability) -> Options {
         max_batch_keys: 10,
         max_key_bytes: 100,
         admin_key: None,
+        schedule: Schedule::default(),
+        scrub: Scrub::default(),
         clock: Arc::new(ManualClock::new(1_000_000)),
     }
 }

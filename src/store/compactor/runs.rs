@@ -57,7 +57,6 @@ pub(super) struct Collector {
     arena: Vec<u8>,
     places: Vec<Place>,
     runs: Vec<Run>,
-    written: u64,
     /// The last clear; nothing below it counts.
     pub(super) cleared_at: u64,
     /// The API keys, as they are behind what was read.
@@ -73,7 +72,6 @@ impl Collector {
             arena: Vec::new(),
             places: Vec::new(),
             runs: Vec::new(),
-            written: 0,
             cleared_at: 0,
             secrets,
         }
@@ -118,11 +116,6 @@ impl Collector {
         Ok(())
     }
 
-    /// Bytes that were written to runs.
-    pub(super) fn written(&self) -> u64 {
-        self.written
-    }
-
     /// All runs, oldest first; the last one stays in memory. And the API keys.
     pub(super) fn finish(mut self) -> (Vec<Run>, State) {
         let last = self.sorted();
@@ -151,7 +144,6 @@ impl Collector {
         let sorted = self.sorted();
         let path = format!("{DIR}/run-{}{TMP_SUFFIX}", self.runs.len());
         let run = RunFile::write(&self.disk, path, &sorted)?;
-        self.written += run.length;
         self.runs.push(Run::File(run));
         // The buffer serves again.
         self.arena = sorted.arena;
