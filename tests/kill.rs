@@ -11,6 +11,7 @@ use std::process::Command;
 use std::sync::mpsc::{Sender, channel};
 
 use common::Client;
+use common::draw::Draw;
 use common::process::Process;
 use common::server::DataDir;
 
@@ -18,19 +19,6 @@ const KILLS: u64 = 24;
 const WRITERS: u64 = 8;
 const KEYS_PER_WRITER: u64 = 6;
 const BATCH_KEYS: u64 = 5;
-
-/// SplitMix64 (Steele, Lea, Flood 2014).
-struct Draw(u64);
-
-impl Draw {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % bound
-    }
-}
 
 /// A key's value with its version, if that is known (of a batch only the last one's is).
 type Value = Option<(String, Option<u64>)>;

@@ -81,6 +81,12 @@ impl Process {
         data_dir: &Path,
         arguments: &[&str],
     ) -> Result<Self, (ExitStatus, Vec<String>)> {
+        // What steers the tests is no setting of the binary's.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("EKOKV_") {
+                command.env_remove(name);
+            }
+        }
         let mut child = command
             .args(["--listen", "127.0.0.1:0", "--data-dir"])
             .arg(data_dir)
