@@ -1,14 +1,15 @@
 //! T5: what concurrent clients of the real binary are told has one order, over kill -9 as well.
 //!
-//! Every history is judged twice: by the versions that the answers name, and as a black box, by a
-//! search that looks at values alone. `EKOKV_TEST_SEED` gives another workload, `EKOKV_TEST_LONG=1`
-//! at least 300 kills. A history that is refused is written to a file, which `EKOKV_TEST_HISTORY`
-//! has judged again.
+//! Every history is judged twice: by the versions that the answers name and the log, and by a search
+//! that looks at values alone. `EKOKV_TEST_SEED` gives another workload, `EKOKV_TEST_LONG=1` those of
+//! thirteen seeds, with 312 kills. A history that is refused is written to a file, which
+//! `EKOKV_TEST_HISTORY` has judged again.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 mod history;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 
@@ -22,6 +23,8 @@ use history::versions::{self, Checked};
 use history::{Operation, dump, expiring, search, small};
 
 const CLIENTS: usize = 8;
+/// How often the process is killed in one history.
+const KILLS: u64 = 24;
 /// Each life of the process brings new keys, which are asked for in so many lives.
 const LIVES_OF_KEYS: u64 = 3;
 const KEYS_PER_LIFE: u64 = 14;
@@ -32,16 +35,11 @@ const STEPS_MIN: usize = 10;
 /// Places at which each fault is planted.
 const PLANTED: usize = 12;
 
-fn seed() -> u64 {
-    std::env::var("EKOKV_TEST_SEED").map_or(1, |seed| seed.parse().unwrap())
-}
-
-fn kills() -> u64 {
-    if std::env::var_os("EKOKV_TEST_LONG").is_some() {
-        300
-    } else {
-        24
-    }
+/// The seeds of the histories to record.
+fn seeds() -> Range<u64> {
+    let first = std::env::var("EKOKV_TEST_SEED").map_or(1, |seed| seed.parse().unwrap());
+    let long = std::env::var_os("EKOKV_TEST_LONG").is_some();
+    first..first + if long { 13 } else { 1 }
 }
 
 /// The keys of a life of the process.
@@ -56,8 +54,8 @@ fn keys(life: u64) -> Keys {
     }
 }
 
-/// What clients were told while the process was killed so many times.
-fn record(kills: u64, seed: u64, arguments: &[&str]) -> (Vec<Operation>, Log) {
+/// What clients were told while the process was killed again and again.
+fn record(seed: u64, arguments: &[&str]) -> (Vec<Operation>, Log) {
     let dir = DataDir::new();
     let shared = Shared::new();
     let mut draw = Draw(seed);
@@ -67,7 +65,7 @@ fn record(kills: u64, seed: u64, arguments: &[&str]) -> (Vec<Operation>, Log) {
     let mut reader = Memory::new(CLIENTS, 0);
     let mut history = Vec::new();
     let mut log = Log::default();
-    for life in 0..kills {
+    for life in 0..KILLS {
         let keys = keys(life);
         let mut process = Process::start(dir.path(), arguments);
         let (address, token) = (process.address, process.token());
@@ -107,7 +105,7 @@ fn record(kills: u64, seed: u64, arguments: &[&str]) -> (Vec<Operation>, Log) {
     let process = Process::start(dir.path(), arguments);
     let mut last =
         Recorder::connect(&shared, &mut reader, process.address, &process.token()).unwrap();
-    last.read_all(&keys(kills - 1).ever);
+    last.read_all(&keys(KILLS - 1).ever);
     history.extend(last.operations);
     history.sort_by_key(|operation| operation.invoked);
     (history, log)
@@ -145,22 +143,21 @@ fn search_planted(history: &[Operation], touched: &[usize]) -> Result<(), String
 }
 
 /// Judges a history in both ways; one that is refused is kept.
-fn judge(history: &[Operation], log: Option<&Log>) -> (Checked, Searched) {
+fn judge(history: &[Operation], log: Option<&Log>, seed: u64) -> (Checked, Searched) {
     let checked = versions::check(history, log);
     let searched = search_all(history);
     match (checked, searched) {
         (Ok(checked), Ok(searched)) => (checked, searched),
         (checked, searched) => {
-            let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
-                .join(format!("history-{}.jsonl", std::process::id()));
+            let path =
+                PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("history-{seed}.jsonl"));
             dump::write(&path, history, log);
             panic!(
                 "by version: {checked:?}\nby search: {searched:?}\nthe same verdict again:\n  \
                  EKOKV_TEST_HISTORY={} cargo test --test linearizability judged_again\n\
                  the same workload again:\n  \
-                 EKOKV_TEST_SEED={} cargo test --test linearizability concurrent",
-                path.display(),
-                seed()
+                 EKOKV_TEST_SEED={seed} cargo test --test linearizability concurrent",
+                path.display()
             );
         }
     }
@@ -202,14 +199,13 @@ fn plant_all(mut history: Vec<Operation>, log: Option<&Log>) {
     }
 }
 
-fn run(arguments: &[&str], log_is_whole: bool) {
-    let (kills, seed) = (kills(), seed());
-    let (history, log) = record(kills, seed, arguments);
+fn run(seed: u64, arguments: &[&str], log_is_whole: bool) {
+    let (history, log) = record(seed, arguments);
     let log = log_is_whole.then_some(&log);
-    let (checked, searched) = judge(&history, log);
+    let (checked, searched) = judge(&history, log, seed);
     let answered = history.iter().filter(|one| one.answered).count();
     println!(
-        "seed {seed}: {kills} kills, {answered} requests answered; {} changes ({} of them without an \
+        "seed {seed}: {KILLS} kills, {answered} requests answered; {} changes ({} of them without an \
          answer) and {} reads agree with the versions; {} histories of a key, the longest of {} \
          steps, have an order ({} prefixes tried)",
         checked.changes,
@@ -219,7 +215,7 @@ fn run(arguments: &[&str], log_is_whole: bool) {
         searched.longest,
         searched.tried
     );
-    assert!(history.len() > kills as usize * 100);
+    assert!(answered as u64 > KILLS * 100);
     assert!(searched.histories >= 300, "{searched:?}");
     assert!(
         checked.changes > 1_000 && checked.reads > 1_000,
@@ -230,14 +226,16 @@ fn run(arguments: &[&str], log_is_whole: bool) {
 
 #[test]
 fn concurrent_clients_see_one_order_over_kills() {
-    run(&["--durability", "always"], true);
+    for seed in seeds() {
+        run(seed, &["--durability", "always"], true);
+    }
 }
 
 #[test]
 fn a_history_is_judged_again_as_it_was_written() {
     if let Some(path) = std::env::var_os("EKOKV_TEST_HISTORY") {
         let (history, log) = dump::read(Path::new(&path));
-        println!("{:?}", judge(&history, log.as_ref()));
+        println!("{:?}", judge(&history, log.as_ref(), 0));
         return;
     }
     let dir = DataDir::new();
