@@ -1,6 +1,7 @@
-//! kill -9 of the real binary under concurrent writers, over and over on the same data: every
-//! acknowledged set, delete and batch is there after the restart with its version, nothing that was
-//! never sent is, and each batch is whole or absent.
+//! T3: kill -9 of the real binary under concurrent writers, over and over on the same data, and of the
+//! starts that follow, while they recover: every acknowledged set, delete and batch is there after the
+//! restart with its version, nothing that was never sent is, and each batch is whole or absent.
+//! `EKOKV_TEST_LONG=1` kills at least 300 times in each mode.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -11,24 +12,23 @@ use std::process::Command;
 use std::sync::mpsc::{Sender, channel};
 
 use common::Client;
+use common::draw::Draw;
 use common::process::Process;
 use common::server::DataDir;
 
-const KILLS: u64 = 24;
 const WRITERS: u64 = 8;
 const KEYS_PER_WRITER: u64 = 6;
 const BATCH_KEYS: u64 = 5;
 
-/// SplitMix64 (Steele, Lea, Flood 2014).
-struct Draw(u64);
+/// A start changes the files of the data dir about so often.
+const CHANGES_OF_A_START: u64 = 12;
 
-impl Draw {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % bound
+/// How often to kill under writers.
+fn kills(short: u64) -> u64 {
+    if std::env::var_os("EKOKV_TEST_LONG").is_some() {
+        300
+    } else {
+        short
     }
 }
 
@@ -207,10 +207,11 @@ impl Writer {
                     .map(|key| &found[key])
                     .collect::<Vec<_>>()
             );
-            outcome = if carried_out {
-                Unanswered::CarriedOut
-            } else {
+            // A delete of a key that is not there looks the same either way.
+            outcome = if absent {
                 Unanswered::Absent
+            } else {
+                Unanswered::CarriedOut
             };
         }
         let touched = |key: &String| {
@@ -243,6 +244,7 @@ fn run(durability: &str, kills: u64) {
     let mut writers: Vec<Writer> = (0..WRITERS).map(Writer::new).collect();
     let mut draw = Draw(7);
     let (mut carried_out, mut absent) = (0, 0);
+    let mut starts_killed = 0;
     for round in 0..kills {
         let mut process = Process::start(dir.path(), &arguments);
         let token = process.token();
@@ -260,8 +262,14 @@ fn run(durability: &str, kills: u64) {
             process.kill();
         });
 
-        // Every second time the first process after the kill is killed as well, at once.
+        // Every second time the starts after the kill are killed as well: one at once, one while it
+        // recovers, and one when it is ready.
         if round % 2 == 1 {
+            for changes in [0, 1 + draw.below(CHANGES_OF_A_START)] {
+                let (_, ready) =
+                    Process::kill_while_starting(dir.path(), &arguments, changes as usize);
+                starts_killed += u64::from(!ready);
+            }
             Process::start(dir.path(), &arguments).kill();
         }
         let process = Process::start(dir.path(), &arguments);
@@ -278,9 +286,10 @@ fn run(durability: &str, kills: u64) {
     nothing_unsent(&dir);
     let acknowledged: u64 = writers.iter().map(|writer| writer.acknowledged).sum();
     println!(
-        "{durability}: {kills} kills under writers, {acknowledged} writes acknowledged, 0 lost; of the \
-         unanswered ones {carried_out} were carried out and {absent} not"
+        "{durability}: {kills} kills under writers and {starts_killed} of starts, {acknowledged} writes \
+         acknowledged, 0 lost; of the unanswered ones {carried_out} were carried out and {absent} not"
     );
+    assert!(starts_killed >= kills / 2, "{starts_killed}");
     assert!(acknowledged > kills * 50);
 }
 
@@ -321,17 +330,17 @@ fn nothing_unsent(dir: &DataDir) {
 
 #[test]
 fn always_every_acknowledged_write_survives_kill_9() {
-    run("always", KILLS);
+    run("always", kills(24));
 }
 
 #[test]
 fn interval_every_acknowledged_write_survives_kill_9() {
-    run("interval=50ms", KILLS / 4);
+    run("interval=50ms", kills(6));
 }
 
 #[test]
 fn os_every_acknowledged_write_survives_kill_9() {
-    run("os", KILLS / 4);
+    run("os", kills(6));
 }
 
 #[test]
@@ -363,8 +372,13 @@ fn sigterm_loses_nothing_and_ends_with_0() {
         assert!(in_order, "{:?}", process.log);
         let bearer = format!("Bearer {}", process.token());
         let mut client = Client::new(process.address);
+        let mut acknowledged = 0;
         for writer in &mut writers {
-            writer.check(&mut client, &bearer);
+            // Whatever was carried out was answered before the end.
+            let unanswered = writer.check(&mut client, &bearer);
+            assert_ne!(unanswered, Unanswered::CarriedOut, "{durability}");
+            acknowledged += writer.acknowledged;
         }
+        println!("{durability}: {acknowledged} writes acknowledged, 0 lost by SIGTERM");
     }
 }

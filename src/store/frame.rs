@@ -81,8 +81,10 @@ pub(super) enum Work {
     Commit(Frame),
     /// Nothing came for a while.
     Idle,
-    /// Nothing comes any more, or the store has failed and nothing may be written.
+    /// Nothing comes any more.
     Stop,
+    /// The store has failed: nothing may be written.
+    Fail,
 }
 
 /// The frame that is being filled, shared by owner and committer.
@@ -314,7 +316,7 @@ impl OpenFrame {
         let mut inner = self.lock();
         loop {
             if inner.failed {
-                return Work::Stop;
+                return Work::Fail;
             }
             if inner.ready() {
                 let frame = match inner.cut.take() {

@@ -45,6 +45,10 @@ use scrub::Scrubber;
 const LOOK: Duration = Duration::from_millis(200);
 /// The next segment is waited for in steps of this.
 const SPARE_PATIENCE: Duration = Duration::from_millis(5);
+/// Without a next segment after so long there is no compaction now.
+const ROTATION_PATIENCE: Duration = Duration::from_secs(10);
+/// The same at a stop, which goes on without.
+const STOP_PATIENCE: Duration = Duration::from_secs(1);
 /// After a failure nothing is begun by itself for so long.
 const RETRY: Duration = Duration::from_secs(10);
 
@@ -255,12 +259,24 @@ impl Compactor {
     }
 
     fn rotate_when_ready(&self) -> Result<Rotated, Trouble> {
+        let asked = Instant::now();
         loop {
             let (reply, replied) = sync_channel(1);
             self.shared.mailbox.assign(Chore::Rotate(reply));
             match replied.recv() {
                 Ok(Ok(rotated)) => return Ok(rotated),
                 Ok(Err(NotNow)) => {
+                    let patience = if self.shared.desk.is_stopping() {
+                        STOP_PATIENCE
+                    } else {
+                        ROTATION_PATIENCE
+                    };
+                    if asked.elapsed() >= patience {
+                        let full = std::io::ErrorKind::StorageFull;
+                        return Err(Trouble::Storage(Error::io("prepare", "a segment")(
+                            full.into(),
+                        )));
+                    }
                     self.shared.space.await_segment(true);
                     // Nobody tells when a spare is there; it takes tens of milliseconds.
                     std::thread::sleep(SPARE_PATIENCE);
