@@ -53,6 +53,17 @@ enum Seen {
     Damaged(Error),
 }
 
+impl Seen {
+    /// What an error of reading says.
+    fn of(error: Error) -> Self {
+        match Trouble::from(error) {
+            Trouble::Damage(error) => Self::Damaged(error),
+            // Not the file's fault: another round will tell.
+            Trouble::Storage(_) | Trouble::Stopping => Self::Interrupted,
+        }
+    }
+}
+
 /// Rounds of scrubbing.
 pub(super) struct Scrubber {
     settings: Scrub,
@@ -118,7 +129,7 @@ impl Scrubber {
             Part::Snapshot { path, .. } => match verify(&compactor.disk, path, &mut pace) {
                 Ok(Some(_)) => Seen::Whole,
                 Ok(None) => Seen::Interrupted,
-                Err(bad) => Seen::Damaged(bad.into()),
+                Err(bad) => Seen::of(bad.into()),
             },
             Part::Log {
                 store_id, from, to, ..
@@ -142,7 +153,7 @@ impl Scrubber {
                     _ if interrupted => Seen::Interrupted,
                     Ok(repairs) if repairs.is_empty() => Seen::Whole,
                     Ok(_) => Seen::Repaired,
-                    Err(error) => Seen::Damaged(error),
+                    Err(error) => Seen::of(error),
                 }
             }
         }

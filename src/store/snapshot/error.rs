@@ -15,6 +15,8 @@ pub(in crate::store) enum Bad {
     Damaged(Damage),
     /// It is whole and not for this store, or for a newer program: nothing serves in its place.
     Foreign(Damage),
+    /// This process could not read it just now, which says nothing about the file.
+    Passing(Error),
 }
 
 impl Bad {
@@ -30,7 +32,13 @@ impl Bad {
 
     /// A file that the disk does not hand over.
     pub(super) fn unreadable(path: &str, offset: u64) -> impl FnOnce(io::Error) -> Self {
-        move |error| Self::damaged(path, offset, format!("it cannot be read: {error}"))
+        move |error| {
+            if is_passing(&error) {
+                Self::Passing(Error::io("read", path)(error))
+            } else {
+                Self::damaged(path, offset, format!("it cannot be read: {error}"))
+            }
+        }
     }
 
     /// A new snapshot that is not what the live state was.
@@ -43,18 +51,31 @@ impl Bad {
             ),
         )
     }
+}
 
-    /// What is wrong.
-    pub(in crate::store) fn damage(&self) -> &Damage {
-        match self {
-            Self::Damaged(damage) | Self::Foreign(damage) => damage,
-        }
-    }
+/// Whether an error comes from what the process may have or do, and not from the disk.
+pub(in crate::store) fn is_passing(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let passing = [
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::NOMEM,
+        Errno::INTR,
+        Errno::AGAIN,
+        Errno::ACCESS,
+    ];
+    let code = error.raw_os_error();
+    passing
+        .iter()
+        .any(|errno| code == Some(errno.raw_os_error()))
 }
 
 impl fmt::Display for Bad {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.damage().fmt(f)
+        match self {
+            Self::Damaged(damage) | Self::Foreign(damage) => damage.fmt(f),
+            Self::Passing(error) => error.fmt(f),
+        }
     }
 }
 
@@ -62,6 +83,7 @@ impl From<Bad> for Error {
     fn from(bad: Bad) -> Self {
         match bad {
             Bad::Damaged(damage) | Bad::Foreign(damage) => Self::Damaged(damage),
+            Bad::Passing(error) => error,
         }
     }
 }
