@@ -265,6 +265,9 @@ impl Compactor {
             self.shared.mailbox.assign(Chore::Rotate(reply));
             match replied.recv() {
                 Ok(Ok(rotated)) => return Ok(rotated),
+                Ok(Err(NotNow)) if self.shared.failed().is_some() => {
+                    return Err(Trouble::Stopping);
+                }
                 Ok(Err(NotNow)) => {
                     let patience = if self.shared.desk.is_stopping() {
                         STOP_PATIENCE
