@@ -143,8 +143,11 @@ impl Owner {
         let shared = &self.shared;
         let cut = if shared.spares.in_stock() {
             shared.frame.cut(ticket, |in_flight, together| {
-                let spans = spans(in_flight, together).saturating_add(2 * SEAL_BYTES);
-                spans <= shared.room.load(Ordering::SeqCst)
+                // With nothing on its way a segment can end that is full to the last block: its room
+                // is without the seal that ends it.
+                let spans = spans(in_flight, together);
+                spans == 0
+                    || spans.saturating_add(2 * SEAL_BYTES) <= shared.room.load(Ordering::SeqCst)
             })
         } else {
             Err(ticket)
@@ -280,14 +283,13 @@ impl Owner {
     }
 }
 
-/// Bytes of a segment that two batches take, the first of which may be empty.
+/// Bytes of a segment that two batches take; one without records is not written.
 fn spans(in_flight: u64, together: u64) -> u64 {
-    let flying = if in_flight == 0 {
-        0
-    } else {
-        span_of_records(in_flight)
+    let span = |bytes| match bytes {
+        0 => 0,
+        bytes => span_of_records(bytes),
     };
-    flying.saturating_add(span_of_records(together))
+    span(in_flight).saturating_add(span(together))
 }
 
 #[cfg(test)]
