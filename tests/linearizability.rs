@@ -205,7 +205,7 @@ fn run(seed: u64, arguments: &[&str], log_is_whole: bool) {
     let (checked, searched) = judge(&history, log, seed);
     let answered = history.iter().filter(|one| one.answered).count();
     println!(
-        "seed {seed}: {KILLS} kills, {answered} requests answered; {} changes ({} of them without an \
+        "seed {seed}: {KILLS} kills, {answered} requests answered; {} changes of keys ({} of them without an \
          answer) and {} reads agree with the versions; {} histories of a key, the longest of {} \
          steps, have an order ({} prefixes tried)",
         checked.changes,
