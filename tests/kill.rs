@@ -258,6 +258,7 @@ fn run_from(seed: u64, durability: &str, kills: u64) {
                 let address = process.address;
                 scope.spawn(move || writer.write(address, token, &acknowledged));
             }
+            drop(acknowledged);
             // In the midst of the writing, not before it and not after it.
             for _ in 0..50 + draw.below(600) {
                 acknowledgements.recv().unwrap();
@@ -361,6 +362,7 @@ fn sigterm_loses_nothing_and_ends_with_0() {
                 let address = process.address;
                 scope.spawn(move || writer.write(address, token, &acknowledged));
             }
+            drop(acknowledged);
             for _ in 0..300 {
                 acknowledgements.recv().unwrap();
             }
