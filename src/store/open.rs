@@ -198,6 +198,7 @@ fn start(
         generations: compaction.generations,
         owed: compaction.owed,
         repair: compaction.repair,
+        damage: None,
         scrub: options.scrub,
         since: Instant::now(),
         not_before: Instant::now(),

@@ -141,14 +141,13 @@ impl Owner {
             reply,
         };
         let shared = &self.shared;
-        let cut = if shared.spares.in_stock() {
-            shared.frame.cut(ticket, |in_flight, together| {
-                let spans = spans(in_flight, together).saturating_add(2 * SEAL_BYTES);
-                spans <= shared.room.load(Ordering::SeqCst)
-            })
-        } else {
-            Err(ticket)
-        };
+        let cut = shared.frame.cut(ticket, |in_flight, together| {
+            let spans = spans(in_flight, together).saturating_add(2 * SEAL_BYTES);
+            let fits = spans <= shared.room.load(Ordering::SeqCst);
+            // A segment that nothing more goes into may be full to the last block.
+            let ends = in_flight == 0 && together == 0;
+            shared.spares.in_stock() && (ends || fits)
+        });
         if let Err(ticket) = cut {
             let _ = ticket.reply.send(Err(NotNow));
         }
