@@ -198,6 +198,7 @@ fn start(
         generations: compaction.generations,
         owed: compaction.owed,
         repair: compaction.repair,
+        damage: None,
         scrub: options.scrub,
         since: Instant::now(),
         not_before: Instant::now(),
@@ -390,7 +391,7 @@ fn records_of(mutations: &[Mutation<'_>]) -> Vec<u8> {
     records
 }
 
-fn bootstrap_id() -> io::Result<String> {
+pub(super) fn bootstrap_id() -> io::Result<String> {
     Ok(format!("{BOOTSTRAP_PREFIX}{}", hex(&random::<4>()?)))
 }
 
@@ -447,8 +448,10 @@ pub(super) fn failure(path: &Path, error: Error) -> Failure {
     match error {
         Error::Damaged(damage) => Failure::Damaged(format!(
             "the data in {dir} is damaged, and starting could lose what was acknowledged: {damage}. \
-             Nothing was changed. `ekokv wal {dir}` prints what can be read; then put back a copy of \
-             the whole data dir, or of the named file"
+             Nothing was changed. `ekokv check {dir}` gives a verdict on each file and `ekokv wal {dir}` \
+             prints what can be read of the log. Put back a copy of the whole data dir, or of the named \
+             file; without one, `ekokv salvage {dir} NEWDIR` writes what can be saved into a new one \
+             and lists what is lost"
         )),
         Error::TooLarge { .. } => Failure::Settings(error.to_string()),
         Error::Unreadable { ref source, .. } | Error::Io { ref source, .. } => data_dir::refused(

@@ -141,17 +141,14 @@ impl Owner {
             reply,
         };
         let shared = &self.shared;
-        let cut = if shared.spares.in_stock() {
-            shared.frame.cut(ticket, |in_flight, together| {
-                // With nothing on its way a segment can end that is full to the last block: its room
-                // is without the seal that ends it.
-                let spans = spans(in_flight, together);
-                spans == 0
-                    || spans.saturating_add(2 * SEAL_BYTES) <= shared.room.load(Ordering::SeqCst)
-            })
-        } else {
-            Err(ticket)
-        };
+        let cut = shared.frame.cut(ticket, |in_flight, together| {
+            let spans = spans(in_flight, together).saturating_add(2 * SEAL_BYTES);
+            let fits = spans <= shared.room.load(Ordering::SeqCst);
+            // A segment that nothing more goes into may be full to the last block: its room is
+            // without the seal that ends it.
+            let ends = in_flight == 0 && together == 0;
+            shared.spares.in_stock() && (ends || fits)
+        });
         if let Err(ticket) = cut {
             let _ = ticket.reply.send(Err(NotNow));
         }

@@ -64,6 +64,8 @@ pub(super) struct Compactor {
     pub(super) owed: Amounts,
     /// Damage was met that the next compaction folds away.
     pub(super) repair: bool,
+    /// Damage that a rescue was begun for and not ended: it is begun again.
+    pub(super) damage: Option<Error>,
     pub(super) scrub: Scrub,
     /// When the last compaction ended, or the store started.
     pub(super) since: Instant,
@@ -113,7 +115,8 @@ impl Compactor {
             logged: self.owed + self.shared.logged.so_far(),
             snapshot_bytes: self.generations.newest().map_or(0, |g| g.bytes),
             elapsed: self.since.elapsed(),
-            repair: self.repair,
+            repair: self.repair || self.damage.is_some(),
+            failed: self.shared.compaction_failed.load(Ordering::Relaxed),
             space_short: self.is_space_short(),
         }
     }
@@ -164,6 +167,9 @@ impl Compactor {
     }
 
     fn compact_or_rescue(&mut self, pace: &mut Pace) -> Result<u64, Trouble> {
+        if let Some(damage) = self.damage.take() {
+            return self.rescue(damage, pace);
+        }
         self.make_room();
         let rotated = self.rotate()?;
         match self.fold(&rotated, pace) {
@@ -269,10 +275,11 @@ impl Compactor {
                     return Err(Trouble::Stopping);
                 }
                 Ok(Err(NotNow)) => {
-                    let patience = if self.shared.desk.is_stopping() {
-                        STOP_PATIENCE
-                    } else {
-                        ROTATION_PATIENCE
+                    let patience = match self.shared.desk.is_stopping() {
+                        // The next try is as far away as that patience.
+                        true if self.shared.spare_failed.load(Ordering::Relaxed) => Duration::ZERO,
+                        true => STOP_PATIENCE,
+                        false => ROTATION_PATIENCE,
                     };
                     if asked.elapsed() >= patience {
                         let full = std::io::ErrorKind::StorageFull;

@@ -16,7 +16,7 @@ pub(in crate::store) enum Bad {
     /// It is whole and not for this store, or for a newer program: nothing serves in its place.
     Foreign(Damage),
     /// This process could not read it just now, which says nothing about the file.
-    Passing(Error),
+    Passing(Damage),
 }
 
 impl Bad {
@@ -33,10 +33,13 @@ impl Bad {
     /// A file that the disk does not hand over.
     pub(super) fn unreadable(path: &str, offset: u64) -> impl FnOnce(io::Error) -> Self {
         move |error| {
-            if is_passing(&error) {
-                Self::Passing(Error::io("read", path)(error))
+            let reason = format!("it cannot be read: {error}");
+            let passing = is_passing(&error);
+            let damage = damage(path, offset, reason);
+            if passing {
+                Self::Passing(damage)
             } else {
-                Self::damaged(path, offset, format!("it cannot be read: {error}"))
+                Self::Damaged(damage)
             }
         }
     }
@@ -50,6 +53,13 @@ impl Bad {
                 "the log and the snapshot before make {made:?}, and the live state was {live:?}"
             ),
         )
+    }
+
+    /// What is wrong, and where.
+    pub(in crate::store) fn damage(&self) -> &Damage {
+        match self {
+            Self::Damaged(damage) | Self::Foreign(damage) | Self::Passing(damage) => damage,
+        }
     }
 }
 
@@ -72,10 +82,7 @@ pub(in crate::store) fn is_passing(error: &io::Error) -> bool {
 
 impl fmt::Display for Bad {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Damaged(damage) | Self::Foreign(damage) => damage.fmt(f),
-            Self::Passing(error) => error.fmt(f),
-        }
+        self.damage().fmt(f)
     }
 }
 
@@ -83,7 +90,7 @@ impl From<Bad> for Error {
     fn from(bad: Bad) -> Self {
         match bad {
             Bad::Damaged(damage) | Bad::Foreign(damage) => Self::Damaged(damage),
-            Bad::Passing(error) => error,
+            Bad::Passing(damage) => Self::io("read", &damage.file)(io::Error::other(damage.reason)),
         }
     }
 }
