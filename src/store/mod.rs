@@ -22,12 +22,15 @@ mod open;
 mod options;
 mod owner;
 mod plan;
+mod provisional;
 mod recovery;
 mod secrets;
 mod shared;
 mod snapshot;
 mod space;
 mod spares;
+mod store_clock;
+mod timekeeper;
 
 pub use command::{Answer, Command, Condition, Error, Found, Put, Reply, Tags, Ttl};
 pub use compactor::{Schedule, Scrub};
