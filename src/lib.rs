@@ -9,3 +9,6 @@ pub mod http;
 pub mod server;
 pub mod state;
 pub mod store;
+
+#[doc(hidden)]
+pub use ekokv_wal::planted;

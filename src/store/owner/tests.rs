@@ -9,7 +9,7 @@ use super::*;
 use crate::clock::ManualClock;
 use crate::state::Form;
 use crate::state::find::{Cursor, Filter, Query};
-use crate::store::command::{Command, Condition, Put, Reply, Ttl};
+use crate::store::command::{Command, Condition, Put, Reply, Tags, Ttl};
 use crate::store::frame::{OpenFrame, Work};
 use crate::store::mailbox::{MAILBOX_COMMANDS_MAX, Mailbox, Taken};
 
@@ -223,8 +223,47 @@ fn a_read_that_is_queued_while_its_sequence_is_released_is_answered() {
         .owner
         .shared
         .frame
-        .answer_after(1, 1, reply_to, Answer::Missing);
+        .queue(1, 1, reply_to, Answer::Missing);
     assert_eq!(answer(&mut receiver).sequence, 1);
+}
+
+#[test]
+fn a_segment_ends_between_two_requests_of_a_frame_with_the_fingerprint_of_that_moment() {
+    let mut bench = Bench::new(1 << 20, u64::MAX);
+    bench.log.spares().prepare(&mut || true).unwrap();
+    bench.send(set("a"));
+    let then = bench.owner.state.fingerprint();
+    let (reply, _replied) = std::sync::mpsc::sync_channel(1);
+    bench.owner.do_chore(Chore::Rotate(reply));
+    bench.send(set("b"));
+    let before = bench.take();
+    assert_eq!((before.count, before.last_sequence), (1, 1));
+    assert_eq!(before.ticket.map(|ticket| ticket.fingerprint), Some(then));
+    let behind = bench.take();
+    assert_eq!((behind.count, behind.last_sequence), (1, 2));
+    assert!(behind.ticket.is_none());
+}
+
+#[test]
+fn a_condition_is_decided_on_what_was_applied_released_or_not() {
+    let mut bench = Bench::new(1 << 20, u64::MAX);
+    let set_if = |condition| match set("a") {
+        Command::Set { put, .. } => Command::Set { put, condition },
+        other => other,
+    };
+    let version = |version| Condition::Matches(Tags::OneOf(vec![version]));
+    let mut first = bench.send(set_if(Condition::Absent));
+    let mut second = bench.send(set_if(version(1)));
+    let mut too_late = bench.send(set_if(version(1)));
+    let mut there = bench.send(set_if(Condition::Absent));
+    bench.commit();
+    for (receiver, sequence) in [(&mut first, 1), (&mut second, 2)] {
+        assert_eq!(answer(receiver).sequence, sequence);
+    }
+    for receiver in [&mut too_late, &mut there] {
+        let refused = Answer::ConditionFailed { version: Some(2) };
+        assert_eq!(answer(receiver).answer, refused);
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
-use ekokv_wal::{Disk, File, read_full};
+use ekokv_wal::{Disk, File, planted, read_full};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::block::Entries;
@@ -116,6 +116,9 @@ impl Blocks {
             .map_err(Bad::unreadable(path, entries_at))?;
         let crc = u32::from_le_bytes([c0, c1, c2, c3]);
         if crc != block_crc(*seed, self.number, &head[..8], &entries) {
+            if planted("snapshot-damage-is-an-end") {
+                return Ok(None);
+            }
             return Err(damaged("a block does not verify"));
         }
         self.hash.update(&crc.to_le_bytes());
@@ -237,7 +240,8 @@ impl Scan {
     /// The damage if what was read is not what the footer names.
     fn compare(&self, found: &Fingerprint) -> Result<(), Bad> {
         let named = &self.footer.fingerprint;
-        if found == named {
+        let unchecked = planted("fingerprint-unchecked") || planted("snapshot-damage-is-an-end");
+        if found == named || unchecked {
             return Ok(());
         }
         Err(Bad::damaged(
