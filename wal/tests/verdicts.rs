@@ -398,6 +398,25 @@ fn after_an_unclean_run_that_answers_before_it_syncs_no_sequence_is_given_twice(
 }
 
 #[test]
+fn the_end_that_a_new_segment_names_is_on_the_disk_in_every_mode() {
+    for mode in [Mode::Always, Mode::Interval, Mode::Os] {
+        let (disk, mut log) = log_of(mode, 1);
+        let mut tag = 200;
+        // No sync but those of the log itself.
+        while log.segment().number == 1 {
+            append(&mut log, &payloads(tag, 1, 3_000));
+            tag += 1;
+        }
+        let named = log.segment().predecessor.unwrap();
+        drop(log);
+        let (recovered, content) = read_all(&disk.power_cut(|_, _| 0, 0)).unwrap();
+        let last = content.records.last().unwrap().0;
+        assert_eq!(last, named.position.sequence, "{mode:?}");
+        assert_eq!(recovered.unwrap().repairs, []);
+    }
+}
+
+#[test]
 fn a_seal_of_a_quiet_moment_is_no_end_of_the_run() {
     for mode in [Mode::Interval, Mode::Os] {
         let (disk, mut log) = log_of(mode, 2);

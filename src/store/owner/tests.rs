@@ -340,6 +340,29 @@ fn the_links_of_a_key_stay_listable() {
 }
 
 #[test]
+fn links_end_with_a_value_that_expired_unnoticed() {
+    let mut bench = Bench::new(1 << 20, u64::MAX);
+    let mut brief = set("a");
+    if let Command::Set { put, .. } = &mut brief {
+        put.ttl = Ttl::After(Duration::from_millis(500));
+    }
+    bench.send(brief);
+    bench.send(Command::Link {
+        key: "a".into(),
+        collection: "users".into(),
+        record_id: "1".into(),
+        metadata: None,
+    });
+    bench.commit();
+    // No purge comes between the deadline and the next set.
+    bench.owner.now += 500;
+    bench.send(set("a"));
+    let mut links = bench.send(Command::Links { key: "a".into() });
+    bench.commit();
+    assert_eq!(answer(&mut links).answer, Answer::Links(Vec::new()));
+}
+
+#[test]
 fn after_the_log_failed_nobody_is_told_of_success() {
     let mut bench = Bench::new(1 << 20, u64::MAX);
     bench.send(set("before"));
