@@ -47,6 +47,8 @@ const LOOK: Duration = Duration::from_millis(200);
 const SPARE_PATIENCE: Duration = Duration::from_millis(5);
 /// Without a next segment after so long there is no compaction now.
 const ROTATION_PATIENCE: Duration = Duration::from_secs(10);
+/// The same if the next segment could not be made, time for another try or two.
+const FAILED_PATIENCE: Duration = Duration::from_secs(2);
 /// The same at a stop, which goes on without.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
 /// After a failure nothing is begun by itself for so long.
@@ -272,11 +274,13 @@ impl Compactor {
             match replied.recv() {
                 Ok(Ok(rotated)) => return Ok(rotated),
                 Ok(Err(NotNow)) => {
-                    let patience = match self.shared.desk.is_stopping() {
+                    let failed = self.shared.spare_failed.load(Ordering::Relaxed);
+                    let patience = match (self.shared.desk.is_stopping(), failed) {
                         // The next try is as far away as that patience.
-                        true if self.shared.spare_failed.load(Ordering::Relaxed) => Duration::ZERO,
-                        true => STOP_PATIENCE,
-                        false => ROTATION_PATIENCE,
+                        (true, true) => Duration::ZERO,
+                        (true, false) => STOP_PATIENCE,
+                        (false, true) => FAILED_PATIENCE,
+                        (false, false) => ROTATION_PATIENCE,
                     };
                     if asked.elapsed() >= patience {
                         let full = std::io::ErrorKind::StorageFull;
