@@ -9,3 +9,4 @@ pub mod http;
 pub mod server;
 pub mod state;
 pub mod store;
+pub mod torture;

@@ -6,7 +6,7 @@
 //! - Every byte of a written cell is covered by a CRC that is seeded with where it lies.
 //! - A segment is written by one process, from front to back; a synced sector is never rewritten.
 //! - Sequence numbers have no gap but the one that a batch flagged `skip` names.
-//! - Reading never changes a file; [`Log::start`] and [`Log::create`] are the only ones that do.
+//! - Reading never changes a file; [`Log`] alone does.
 //!
 //! # Files
 //!
@@ -100,6 +100,7 @@ mod log;
 mod recover;
 mod scan;
 mod spare;
+mod survey;
 
 pub use batch::{Batch, Position, Record, Records, push_record, record_bytes, span_of_records};
 pub use cell::{BLOCK_BYTES, CELL_BYTES, Flags, PAYLOAD_BYTES, rewrite_checksums};
@@ -119,3 +120,4 @@ pub use recover::{
 };
 pub use scan::{Repair, Torn, scan_segment};
 pub use spare::Spares;
+pub use survey::{Seen, Survey, segment_header, survey};

@@ -134,6 +134,31 @@ impl Log {
         Self::begin(disk, options, begin)
     }
 
+    /// Begins the log of a store whose state lies in a snapshot that ends at `end`, in a data dir
+    /// without a log. No segment before the first is there, and none is needed.
+    ///
+    /// # Errors
+    /// The call that failed. Until the last one has succeeded there is no `CURRENT`.
+    pub fn create_behind(
+        disk: Arc<dyn Disk>,
+        options: Options,
+        store_id: [u8; 16],
+        end: Predecessor,
+        time: u64,
+    ) -> Result<Self, Error> {
+        disk.create_dir(DIR).map_err(Error::io("create", DIR))?;
+        disk.sync_dir("").map_err(Error::io("sync", "."))?;
+        let begin = Begin {
+            store_id,
+            number: end.number.saturating_add(1),
+            predecessor: Some(end),
+            copies: Vec::new(),
+            flags: Flags::default(),
+            time,
+        };
+        Self::begin(disk, options, begin)
+    }
+
     /// Goes on behind a log that was read: a new segment that repeats what is doubtful. Then removes
     /// what no longer counts.
     ///

@@ -55,7 +55,7 @@ pub(crate) type Visit<'a> = dyn FnMut(u64, &Whole) -> Result<(), Error> + 'a;
 pub(crate) struct Segment {
     pub(crate) path: String,
     pub(crate) header: SegmentHeader,
-    image: Image,
+    pub(crate) image: Image,
 }
 
 impl Segment {
@@ -124,7 +124,12 @@ impl Segment {
     }
 
     /// What it means that no batch verifies at `offset`. (A rebuilt batch has verified.)
-    fn verdict(&self, offset: u64, position: Position, broken: Broken) -> Result<End, Error> {
+    pub(crate) fn verdict(
+        &self,
+        offset: u64,
+        position: Position,
+        broken: Broken,
+    ) -> Result<End, Error> {
         let number = position.batch.saturating_add(1);
         let cells = cell_at(offset)..self.image.cells();
         if let Some(error) = self.unreadable(cells.clone()) {
@@ -229,7 +234,7 @@ impl Segment {
         self.unreadable(0..self.image.cells())
     }
 
-    fn note_repair(&self, offset: u64, whole: &Whole, repairs: &mut Vec<Repair>) {
+    pub(crate) fn note_repair(&self, offset: u64, whole: &Whole, repairs: &mut Vec<Repair>) {
         if whole.repaired_cells > 0 {
             repairs.push(Repair {
                 file: self.path.clone(),
@@ -266,7 +271,7 @@ impl Segment {
     }
 }
 
-fn cell_at(offset: u64) -> usize {
+pub(crate) fn cell_at(offset: u64) -> usize {
     usize::try_from(offset / CELL_BYTES as u64).unwrap_or(usize::MAX)
 }
 

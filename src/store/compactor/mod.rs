@@ -273,6 +273,9 @@ impl Compactor {
             self.shared.mailbox.assign(Chore::Rotate(reply));
             match replied.recv() {
                 Ok(Ok(rotated)) => return Ok(rotated),
+                Ok(Err(NotNow)) if self.shared.failed().is_some() => {
+                    return Err(Trouble::Stopping);
+                }
                 Ok(Err(NotNow)) => {
                     let failed = self.shared.spare_failed.load(Ordering::Relaxed);
                     let patience = match (self.shared.desk.is_stopping(), failed) {

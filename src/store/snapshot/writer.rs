@@ -119,7 +119,7 @@ impl Writer {
         // A block is one key beyond 64 KiB at most: value and links are less than 4 GiB.
         head[..4].copy_from_slice(&(self.block.len() as u32).to_le_bytes());
         head[4..8].copy_from_slice(&self.block_entries.to_le_bytes());
-        let crc = block_crc(self.seed, self.blocks, &head[..8], &self.block);
+        let crc = block_crc(self.seed, self.blocks, self.block_entries, &self.block);
         head[8..].copy_from_slice(&crc.to_le_bytes());
         self.blocks_hash.update(&crc.to_le_bytes());
         self.buffer.extend_from_slice(&head);
