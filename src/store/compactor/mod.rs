@@ -120,6 +120,8 @@ impl Compactor {
             repair: self.repair || self.damage.is_some(),
             failed: self.shared.compaction_failed.load(Ordering::Relaxed),
             space_short: self.is_space_short(),
+            stuck: !self.shared.spares.ready()
+                && !self.shared.space.has_segment(&self.shared.logged),
         }
     }
 
@@ -230,7 +232,7 @@ impl Compactor {
         );
         self.generations.publish(made);
         self.owed = Amounts::default();
-        self.shared.space.expect(made.bytes);
+        self.shared.space.expect(made.bytes, self.owed);
     }
 
     /// Removes what no generation needs; with `only_newest`, or while space is short, all but the
@@ -261,8 +263,7 @@ impl Compactor {
         let rotated = rotated?;
         self.owed += rotated.logged;
         let newest = self.generations.newest().map_or(0, |newest| newest.bytes);
-        let expected = newest.saturating_add(self.owed.records_bytes);
-        self.shared.space.expect(expected);
+        self.shared.space.expect(newest, self.owed);
         Ok(rotated)
     }
 
