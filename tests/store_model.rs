@@ -22,6 +22,8 @@ use ekokv::store::{
 use proptest::prelude::*;
 
 const RETENTION_MS: u64 = 5_000;
+const GRACE_MS: u64 = 20_000;
+const DAY_MS: u64 = 24 * 3_600_000;
 const KEYS: usize = 6;
 
 /// The store under test, and the clock it is given.
@@ -63,6 +65,7 @@ impl Subject {
             admin_key: None,
             schedule: Schedule::default(),
             scrub: Scrub::default(),
+            clock_grace: Duration::from_millis(GRACE_MS),
             clock: self.clock.clone(),
         })
         .unwrap();
@@ -105,6 +108,8 @@ struct Modelled {
 struct Model {
     keys: BTreeMap<String, Modelled>,
     now: u64,
+    /// While the clock is behind: the time when it fell behind, and how long ago that is.
+    behind: Option<(u64, u64)>,
     /// The last sequence that a write was answered with.
     sequence: u64,
 }
@@ -135,6 +140,27 @@ impl Modelled {
 }
 
 impl Model {
+    /// Time passes, and the wall clock shows `clock` then.
+    fn pass(&mut self, ms: u64, clock: u64) {
+        if let Some((since, passed)) = &mut self.behind {
+            *passed += ms;
+            // A hundredth slower, until the clock has caught up.
+            self.now = *since + *passed - *passed / 100;
+        } else {
+            self.now += ms;
+        }
+        self.compare(clock);
+    }
+
+    fn compare(&mut self, clock: u64) {
+        if clock >= self.now {
+            self.now = clock;
+            self.behind = None;
+        } else {
+            self.behind.get_or_insert((self.now, 0));
+        }
+    }
+
     /// Whether a condition holds for a key.
     fn holds(&self, key: &str, condition: &Condition) -> bool {
         let version = match self.see(key) {
@@ -213,6 +239,10 @@ enum Step {
     Forward(u64),
     Back(u64),
     Restart,
+    /// The clock leaps ahead by so much in a run, and is set right within the grace or is not.
+    Leap(u64, bool),
+    /// The same between two runs.
+    LeapOverRestart(u64, bool),
 }
 
 /// A condition, put together once the key's version is known.
@@ -303,6 +333,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0..6_000u64).prop_map(Step::Forward),
         1 => (0..20_000u64).prop_map(Step::Back),
         1 => Just(Step::Restart),
+        1 => (2..1_000u64, any::<bool>()).prop_map(|(hours, held)| Step::Leap(hours, held)),
+        1 => (2..1_000u64, any::<bool>()).prop_map(|(days, held)| Step::LeapOverRestart(days, held)),
     ]
 }
 
@@ -371,27 +403,74 @@ impl Test {
                 self.model.sequence = reply.sequence;
                 self.model.keys.clear();
             }
-            Step::Forward(ms) => {
-                self.subject.clock.advance(*ms);
-                let clock = ekokv::clock::Clock::now_ms(self.subject.clock.as_ref());
-                self.model.now = self.model.now.max(clock);
-            }
+            Step::Forward(ms) => self.pass(*ms),
             Step::Back(ms) => {
-                let clock = ekokv::clock::Clock::now_ms(self.subject.clock.as_ref());
-                self.subject.clock.set(clock - ms);
-                // The store has seen the later time only if it was asked meanwhile.
-                self.get(&key(0));
+                self.subject.clock.set(self.clock() - ms);
+                self.model.compare(self.clock());
             }
             Step::Restart => {
-                // What a restart with a clock behind does to deadlines is shown on its own.
-                self.subject.clock.set(self.model.now);
                 self.subject.restart();
+                // A clock that is behind begins to be so anew.
+                self.model.behind = None;
+                self.model.compare(self.clock());
             }
+            Step::Leap(hours, held) => self.leap(hours * 3_600_000, *held),
+            Step::LeapOverRestart(days, held) => self.leap_over_restart(days * DAY_MS, *held),
         }
-        self.batch_get(&(0..KEYS).collect::<Vec<_>>());
+        self.see_all();
         for k in 0..KEYS {
             self.links(&key(k));
         }
+    }
+
+    fn clock(&self) -> u64 {
+        ekokv::clock::Clock::now_ms(self.subject.clock.as_ref())
+    }
+
+    fn pass(&mut self, ms: u64) {
+        self.subject.clock.advance(ms);
+        self.model.pass(ms, self.clock());
+    }
+
+    fn leap(&mut self, ms: u64, held: bool) {
+        self.subject.clock.set(self.clock() + ms);
+        // As long as it may be taken back, time goes on without the clock.
+        self.model.behind = None;
+        self.see_all();
+        self.subject.clock.advance(GRACE_MS - 1);
+        self.model.now += GRACE_MS - 1;
+        self.see_all();
+        if held {
+            self.subject.clock.advance(1);
+        } else {
+            self.subject.clock.set(self.clock() - ms);
+        }
+        self.model.compare(self.clock());
+    }
+
+    fn leap_over_restart(&mut self, ms: u64, held: bool) {
+        self.subject.clock.set(self.clock() + ms);
+        self.subject.restart();
+        self.model.behind = None;
+        // Readers see the time of the clock, and the log carries what has passed.
+        let mut logged = self.model.now;
+        self.model.now = self.clock();
+        self.see_all();
+        self.subject.clock.advance(GRACE_MS - 1);
+        logged += GRACE_MS - 1;
+        self.model.now = self.clock();
+        self.see_all();
+        if held {
+            self.subject.clock.advance(1);
+        } else {
+            self.subject.clock.set(self.clock() - ms);
+            self.model.now = logged;
+        }
+        self.model.compare(self.clock());
+    }
+
+    fn see_all(&mut self) {
+        self.batch_get(&(0..KEYS).collect::<Vec<_>>());
     }
 
     fn condition(&self, key: &str, condition: If) -> Condition {
@@ -744,6 +823,7 @@ fn check(durability: Durability, steps: &[Step]) {
     let model = Model {
         keys: BTreeMap::new(),
         now: START_MS,
+        behind: None,
         sequence: 0,
     };
     let mut test = Test {

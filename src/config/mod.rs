@@ -30,6 +30,8 @@ const GIB: u64 = 1 << 30;
 const TOKEN_TTL_MIN: Duration = Duration::from_secs(5 * 60);
 /// The longest life of a token: beyond this a leaked one is as good as a key.
 const TOKEN_TTL_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+/// A leap that has held for a day is none that somebody is about to take back.
+const CLOCK_GRACE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// The longest time an expired key is remembered.
 const RETENTION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 const SEGMENT_BYTES_MIN: u64 = MIB;
@@ -109,6 +111,8 @@ pub struct Config {
     pub expired_retention: Duration,
     /// Length of a log segment in bytes.
     pub segment_bytes: u64,
+    /// How long a leap of the wall clock that nothing confirms must hold before it counts.
+    pub clock_grace: Duration,
     /// When the log is folded into snapshots.
     pub schedule: Schedule,
     /// The form in which a get answers values.
@@ -132,6 +136,7 @@ impl Default for Config {
             max_inflight_bytes: 256 * MIB,
             expired_retention: Duration::from_secs(10 * 60),
             segment_bytes: 64 * MIB,
+            clock_grace: Duration::from_secs(10 * 60),
             schedule: Schedule::default(),
             values: Values::AsStored,
             admin_key: None,
@@ -202,6 +207,7 @@ impl Config {
                 units::duration,
             ),
             segment_bytes: given.parse("segment-bytes", default.segment_bytes, units::size),
+            clock_grace: given.parse("clock-grace", default.clock_grace, units::duration),
             schedule: Schedule {
                 interval: given.parse(
                     "snapshot-interval",
@@ -306,6 +312,10 @@ impl Config {
                 "--segment-bytes is between 1MiB and 1GiB".to_owned(),
             ),
             (
+                self.clock_grace <= CLOCK_GRACE_MAX,
+                "--clock-grace is at most 1day".to_owned(),
+            ),
+            (
                 self.schedule.interval >= SNAPSHOT_INTERVAL_MIN,
                 "--snapshot-interval is at least 1s".to_owned(),
             ),
@@ -362,6 +372,7 @@ impl Config {
             max_body_bytes: self.max_body_bytes,
             max_batch_keys: self.max_batch_keys,
             max_key_bytes: self.max_key_bytes,
+            clock_grace: self.clock_grace,
             admin_key: self.admin_key.as_ref().map(|key| key.reveal().to_owned()),
             clock,
         }

@@ -69,6 +69,10 @@ pub struct Flags {
     /// Length of a log segment [env: EKOKV_SEGMENT_BYTES] [default: 64MiB]
     #[arg(long, value_name = "SIZE")]
     pub segment_bytes: Option<String>,
+    /// How long a leap of the clock that the time since boot does not confirm must hold before it
+    /// counts; 0s believes each at once [env: EKOKV_CLOCK_GRACE] [default: 10m]
+    #[arg(long, value_name = "DURATION")]
+    pub clock_grace: Option<String>,
     /// How often the log may be folded into a snapshot though it has grown little
     /// [env: EKOKV_SNAPSHOT_INTERVAL] [default: 15m]
     #[arg(long, value_name = "DURATION")]
@@ -85,7 +89,7 @@ pub struct Flags {
 
 impl Flags {
     /// The settings that every source may give, by their names: the one list of them.
-    fn named(&self) -> [(&'static str, &Option<String>); 15] {
+    fn named(&self) -> [(&'static str, &Option<String>); 16] {
         [
             ("listen", &self.listen),
             ("data-dir", &self.data_dir),
@@ -99,6 +103,7 @@ impl Flags {
             ("max-inflight-bytes", &self.max_inflight_bytes),
             ("expired-retention", &self.expired_retention),
             ("segment-bytes", &self.segment_bytes),
+            ("clock-grace", &self.clock_grace),
             ("snapshot-interval", &self.snapshot_interval),
             ("snapshot-growth", &self.snapshot_growth),
             ("values", &self.values),

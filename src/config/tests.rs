@@ -72,6 +72,7 @@ fn every_setting_is_read_from_the_environment() {
             ("EKOKV_MAX_INFLIGHT_BYTES", "4KiB"),
             ("EKOKV_EXPIRED_RETENTION", "0s"),
             ("EKOKV_SEGMENT_BYTES", "1MiB"),
+            ("EKOKV_CLOCK_GRACE", "90s"),
             ("EKOKV_SNAPSHOT_INTERVAL", "1m"),
             ("EKOKV_SNAPSHOT_GROWTH", "0.75"),
             ("EKOKV_VALUES", "envelope"),
@@ -92,6 +93,7 @@ fn every_setting_is_read_from_the_environment() {
         max_inflight_bytes: 4096,
         expired_retention: Duration::ZERO,
         segment_bytes: 1 << 20,
+        clock_grace: Duration::from_secs(90),
         schedule: Schedule {
             interval: Duration::from_secs(60),
             growth_percent: 75,
@@ -202,6 +204,10 @@ fn contradictions_are_problems() {
         },
         Config {
             admin_key: Some(Secret::new("1234567890123456789012345678901")),
+            ..good.clone()
+        },
+        Config {
+            clock_grace: Duration::from_secs(24 * 3600 + 1),
             ..good.clone()
         },
         Config {

@@ -139,6 +139,11 @@ impl Contents {
         self.due.iter().map(|((at, _), key)| (*at, key))
     }
 
+    /// The keys of slots that are due at `at` or later, from this version on.
+    pub(super) fn due_from(&self, at: u64, version: u64) -> impl Iterator<Item = &Key> {
+        self.due.range((at, version)..).map(|(_, key)| key)
+    }
+
     pub(super) fn live_len(&self) -> usize {
         self.live_len
     }

@@ -246,6 +246,20 @@ impl State {
         .collect()
     }
 
+    /// The entries that have a deadline, in the order of their deadlines and then of their versions,
+    /// from this deadline (in milliseconds since the Unix epoch) and version on.
+    pub fn expiring_from(
+        &self,
+        deadline: u64,
+        version: u64,
+    ) -> impl Iterator<Item = (&Key, &Entry)> {
+        let due = self.contents.due_from(deadline, version);
+        due.filter_map(|key| match self.contents.slot(key) {
+            Some(Slot::Live(entry)) => Some((key, entry)),
+            _ => None,
+        })
+    }
+
     /// How many keys have a value, those included whose deadline has passed unnoticed.
     #[must_use]
     pub fn live_len(&self) -> usize {

@@ -1,6 +1,7 @@
 //! The committer: takes frames, writes each as one batch, syncs it, and lets the answers go.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
@@ -39,7 +40,7 @@ impl Committer {
         let _abort = AbortOnPanic;
         let shared = Arc::clone(&self.shared);
         let result = self.commit_all().and_then(|end| match end {
-            End::Closed => self.log.stop(self.time),
+            End::Closed => self.log.stop(now(self.time, &shared)),
             End::Failed => Ok(()),
         });
         result.map_err(|error| {
@@ -72,7 +73,10 @@ impl Committer {
                     self.log.sync()?;
                     synced_at = Instant::now();
                 }
-                Work::Idle => self.log.seal(self.time)?,
+                Work::Idle => {
+                    self.time = now(self.time, &self.shared);
+                    self.log.seal(self.time)?;
+                }
                 Work::Commit(mut frame) => {
                     let ticket = frame.ticket.take();
                     if frame.count > 0 {
@@ -147,4 +151,9 @@ impl Committer {
         // A full channel says the same already.
         let _ = self.spare_wanted.try_send(());
     }
+}
+
+/// Store time, which the owner tells more often than it logs something.
+fn now(time: u64, shared: &Shared) -> u64 {
+    time.max(shared.time.load(Ordering::Relaxed))
 }

@@ -249,6 +249,17 @@ impl OpenFrame {
         self.wake(inner, false);
     }
 
+    /// Lets the batch that the open frame becomes carry `time`, if there is anything in it.
+    pub(super) fn touch(&self, time: u64) -> bool {
+        let mut inner = self.lock();
+        let before_cut = inner.cut.as_ref().map_or(0, |cut| cut.count);
+        let open = !inner.failed && inner.frame.count > before_cut;
+        if open {
+            inner.frame.time = inner.frame.time.max(time);
+        }
+        open
+    }
+
     /// Sends a read's answer as soon as `sequence` is released, at once if it is.
     pub(super) fn answer_after(
         &self,

@@ -24,12 +24,15 @@ mod owner;
 mod plan;
 #[doc(hidden)]
 pub mod proving;
+mod provisional;
 mod recovery;
 mod secrets;
 mod shared;
 mod snapshot;
 mod space;
 mod spares;
+mod store_clock;
+mod timekeeper;
 
 pub use command::{Answer, Command, Condition, Error, Found, Put, Reply, Tags, Ttl};
 pub use compactor::{Schedule, Scrub};

@@ -19,10 +19,14 @@ use super::handle::{Store, Threads};
 use super::logged::Amounts;
 use super::options::{Failure, Opened, Options, fits_segment};
 use super::owner::Owner;
+use super::plan::Now;
+use super::provisional::Provisional;
 use super::recovery::{self, Loaded, LoadedStore};
 use super::secrets::{self, ADMIN_KEY, JWT_SECRET, hex, random};
 use super::shared::Shared;
 use super::spares;
+use super::store_clock::Time;
+use super::timekeeper::Timekeeper;
 use crate::state::{Keyring, Mutation, Role, State};
 
 /// A frame of several requests holds at most this many bytes of records, or a quarter of a segment.
@@ -54,7 +58,13 @@ pub(super) fn open_on(options: Options, disk: Arc<dyn Disk>) -> Result<Opened, F
 
     let retention_ms = u64::try_from(options.expired_retention.as_millis()).unwrap_or(u64::MAX);
     let found = recovery::read(disk.as_ref(), retention_ms).map_err(|error| failure(dir, error))?;
-    let now = options.clock.now_ms();
+    let last = match &found {
+        Loaded::Store(found) => Some(found.time),
+        Loaded::Nothing => None,
+    };
+    let grace_ms = u64::try_from(options.clock_grace.as_millis()).unwrap_or(u64::MAX);
+    let timekeeper = Timekeeper::new(Arc::clone(&options.clock), grace_ms, last);
+    let time = timekeeper.time().logged;
     let log_options = ekokv_wal::Options {
         segment_bytes,
         mode: options.durability.mode(),
@@ -68,7 +78,6 @@ pub(super) fn open_on(options: Options, disk: Arc<dyn Disk>) -> Result<Opened, F
         Loaded::Store(found) => {
             report(&found);
             let jwt_secret = secrets::jwt_secret(disk.as_ref())?;
-            let time = now.max(found.time);
             compaction = Compaction::of(&found);
             let log;
             (log, state) =
@@ -109,7 +118,7 @@ pub(super) fn open_on(options: Options, disk: Arc<dyn Disk>) -> Result<Opened, F
             let count = mutations.len() as u32;
             let first = Draft {
                 count,
-                time: now,
+                time,
                 records: &records,
             };
             let log = Log::create(Arc::clone(&disk), log_options, publish_secrets, first)
@@ -124,14 +133,14 @@ pub(super) fn open_on(options: Options, disk: Arc<dyn Disk>) -> Result<Opened, F
     };
     clean_up(disk.as_ref());
     if let Some(key) = &options.admin_key {
-        replace_admin_key(&mut log, &mut state, key, now).map_err(|error| failure(dir, error))?;
+        replace_admin_key(&mut log, &mut state, key, time).map_err(|error| failure(dir, error))?;
         // After the change is durable. If the file holds the same key it is as good as before.
         if secrets::kept_admin_key(disk.as_ref())?.is_some_and(|kept| kept != *key) {
             remove_admin_key(disk.as_ref()).map_err(|error| failure(dir, error))?;
         }
     }
 
-    let opened = start(options, disk, log, state, compaction, now, lock)?;
+    let opened = start(options, disk, log, state, compaction, timekeeper, lock)?;
     Ok(Opened {
         jwt_secret,
         new_admin_key,
@@ -166,7 +175,7 @@ fn start(
     log: Log,
     mut state: State,
     compaction: Compaction,
-    now: u64,
+    mut timekeeper: Timekeeper,
     lock: ekokv_wal::Lock,
 ) -> Result<Opened, Failure> {
     let applied = log.position().sequence;
@@ -186,7 +195,7 @@ fn start(
         .space
         .expect(compaction.snapshot_bytes, compaction.owed);
     shared.space.sample(disk.as_ref());
-    let time = now.max(log.segment().time);
+    let Time { shown, logged } = timekeeper.tell(&shared);
     let compactor = Compactor {
         disk: Arc::clone(&disk),
         shared: Arc::clone(&shared),
@@ -207,14 +216,17 @@ fn start(
         shared: Arc::clone(&shared),
         durability: options.durability,
         spare_wanted,
-        time,
+        time: logged,
     };
     let owner = Owner {
         shared: Arc::clone(&shared),
         state,
         applied,
-        now: time,
-        clock: options.clock,
+        timekeeper,
+        logged,
+        now: Now { shown, hiding: 0 },
+        carried: applied,
+        provisional: Provisional::default(),
         max_memory_bytes: options.max_memory_bytes,
     };
     let for_spares = Arc::clone(&shared);
@@ -330,7 +342,7 @@ fn report(found: &LoadedStore) {
 }
 
 /// Makes `key` the bootstrap admin key, durably, unless it is it already. The old one is void.
-fn replace_admin_key(log: &mut Log, state: &mut State, key: &str, now: u64) -> Result<(), Error> {
+fn replace_admin_key(log: &mut Log, state: &mut State, key: &str, time: u64) -> Result<(), Error> {
     let keyring = state.keyring().clone();
     let known = keyring
         .authenticate(key)
@@ -354,7 +366,6 @@ fn replace_admin_key(log: &mut Log, state: &mut State, key: &str, now: u64) -> R
         });
         let records = records_of(&mutations);
         let first = log.position().sequence.saturating_add(1);
-        let time = now.max(log.segment().time);
         log.append(Draft {
             count: mutations.len() as u32,
             time,

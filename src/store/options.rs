@@ -82,6 +82,8 @@ pub struct Options {
     pub schedule: Schedule,
     /// How sealed files are looked over.
     pub scrub: Scrub,
+    /// How long a leap of the wall clock that nothing confirms must hold before it counts.
+    pub clock_grace: Duration,
     /// Where the time comes from.
     pub clock: Arc<dyn Clock>,
 }

@@ -1,33 +1,28 @@
 //! The owner: carries out every command, in one order.
 //!
 //! What always holds: a command is refused before it takes a sequence, or carried out whole; what
-//! changes the state is in the frame, in the same order, with the same sequences.
+//! changes the state is in the frame, in the same order, with the same sequences; what a deadline hides
+//! for good is hidden by a time that is in the log before anyone is told.
 
 use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
-use std::time::Duration;
 
 use ekokv_wal::{record_bytes, span_of_records};
 
 use super::chore::{Chore, NotNow, Rotated, Ticket};
 use super::command::{Answer, Error};
 use super::mailbox::{Envelope, ReplyTo, Taken};
-use super::plan::{Plan, plan};
+use super::plan::{Now, Plan, plan};
+use super::provisional::Provisional;
 use super::shared::{AbortOnPanic, Shared};
-use crate::clock::Clock;
+use super::timekeeper::Timekeeper;
 use crate::state::{Kept, Mutation, State};
 
-/// Keys that are purged between two looks into the mailbox, so that no command waits for a long purge.
-const PURGE_KEYS_MAX: usize = 256;
-/// With a deadline ahead the owner looks at the clock at least so often: it may be set.
-const CLOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// A rescue gets so many keys, or so many bytes of them, at once: nobody waits longer for it.
 const KEYS_AT_ONCE_MAX: usize = 500;
 const KEYS_BYTES_MAX: usize = 256 << 10;
-/// When the log takes no purge it is tried again after so long.
-const PURGE_RETRY: Duration = Duration::from_millis(20);
 /// The links of one key take at most so many bytes: all of them are listed in one answer.
 const LINKS_BYTES_MAX: u64 = 8 << 20;
 /// A seal of a quiet moment may come between admission and writing, with header and seals of a new
@@ -40,10 +35,15 @@ pub(super) struct Owner {
     pub(super) state: State,
     /// The last sequence given.
     pub(super) applied: u64,
-    /// Store time: the newest the clock has shown, over restarts too, in milliseconds since the Unix
-    /// epoch. It never runs back.
-    pub(super) now: u64,
-    pub(super) clock: Arc<dyn Clock>,
+    pub(super) timekeeper: Timekeeper,
+    /// The time of this turn that batches carry, in milliseconds since the Unix epoch.
+    pub(super) logged: u64,
+    /// The time of this turn as readers see it.
+    pub(super) now: Now,
+    /// The last sequence whose batch carries the logged time of its turn. Once it is released, a
+    /// restart knows that time.
+    pub(super) carried: u64,
+    pub(super) provisional: Provisional,
     pub(super) max_memory_bytes: u64,
 }
 
@@ -56,15 +56,14 @@ impl Owner {
         let mut unsettled = false;
         loop {
             let open = self.shared.mailbox.take(&mut taken, patience);
-            self.now = self.now.max(self.clock.now_ms());
             let before = self.applied;
+            let refused = self.tell_time();
             for envelope in taken.envelopes.drain(..) {
                 self.carry_out(envelope);
             }
             for chore in taken.chores.drain(..) {
                 self.do_chore(chore);
             }
-            let refused = self.purge();
             self.state.released(self.shared.frame.released());
             unsettled |= self.applied != before;
             if unsettled && self.shared.mailbox.is_empty() {
@@ -77,15 +76,6 @@ impl Owner {
             patience = self.patience(refused);
         }
         self.shared.frame.close();
-    }
-
-    /// How long to wait for commands before looking at deadlines again.
-    fn patience(&self, purge_refused: bool) -> Option<Duration> {
-        let due = self.state.next_due()?;
-        if due <= self.now && purge_refused {
-            return Some(PURGE_RETRY);
-        }
-        Some(Duration::from_millis(due.saturating_sub(self.now)).min(CLOCK_PATIENCE))
     }
 
     fn carry_out(&mut self, envelope: Envelope) {
@@ -104,9 +94,12 @@ impl Owner {
             Ok(Plan::Changes(mutations, answer)) => self.write(&mutations, answer, reply_to),
             Err(error) => Err((error, reply_to)),
         };
-        if let Err((error, reply_to)) = changes {
+        match changes {
+            Ok(()) => self.note_provisional(&command),
             // A caller that has gone needs no answer.
-            let _ = reply_to.send(Err(error));
+            Err((error, reply_to)) => {
+                let _ = reply_to.send(Err(error));
+            }
         }
     }
 
@@ -137,14 +130,15 @@ impl Owner {
     fn rotate(&mut self, reply: SyncSender<Result<Rotated, NotNow>>) {
         let ticket = Ticket {
             fingerprint: self.state.fingerprint(),
-            time: self.now,
+            time: self.logged,
             reply,
         };
         let shared = &self.shared;
         let cut = shared.frame.cut(ticket, |in_flight, together| {
             let spans = spans(in_flight, together).saturating_add(2 * SEAL_BYTES);
             let fits = spans <= shared.room.load(Ordering::SeqCst);
-            // A segment that nothing more goes into may be full to the last block.
+            // A segment that nothing more goes into may be full to the last block: its room is
+            // without the seal that ends it.
             let ends = in_flight == 0 && together == 0;
             shared.spares.in_stock() && (ends || fits)
         });
@@ -178,15 +172,20 @@ impl Owner {
         if let Answer::Stored { version, .. } = &mut answer {
             *version = self.applied;
         }
-        self.shared
-            .frame
-            .push(mutations, self.applied, self.now, Some((reply_to, answer)));
+        self.shared.frame.push(
+            mutations,
+            self.applied,
+            self.logged,
+            Some((reply_to, answer)),
+        );
+        self.carried = self.applied;
         Ok(())
     }
 
     fn apply(&mut self, mutations: &[Mutation<'_>]) {
         for mutation in mutations {
             self.applied = self.applied.saturating_add(1);
+            self.follow_provisional(mutation);
             let applied = self.state.apply(self.applied, mutation);
             if applied.keyring_changed {
                 self.shared.publish_keyring(self.state.keyring().clone());
@@ -259,35 +258,18 @@ impl Owner {
         }
         Ok(())
     }
-
-    /// Drops values whose deadline has passed and forgets keys that were remembered long enough, a
-    /// slice of them. Says whether the log had no room for it.
-    fn purge(&mut self) -> bool {
-        if self.state.next_due().is_none_or(|due| due > self.now) {
-            return false;
-        }
-        let due = self.state.due(self.now, PURGE_KEYS_MAX);
-        let mutations: Vec<Mutation<'_>> = due.iter().map(|due| due.mutation()).collect();
-        if self.admit(&mutations).is_err() {
-            return true;
-        }
-        self.apply(&mutations);
-        self.shared
-            .frame
-            .push(&mutations, self.applied, self.now, None);
-        false
-    }
 }
 
-/// Bytes of a segment that two batches take, the first of which may be empty.
+/// Bytes of a segment that two batches take; one without records is not written.
 fn spans(in_flight: u64, together: u64) -> u64 {
-    let flying = if in_flight == 0 {
-        0
-    } else {
-        span_of_records(in_flight)
+    let span = |bytes| match bytes {
+        0 => 0,
+        bytes => span_of_records(bytes),
     };
-    flying.saturating_add(span_of_records(together))
+    span(in_flight).saturating_add(span(together))
 }
+
+mod timing;
 
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::command::{Answer, Command, Condition, Error, Found, Put, Tags, Ttl};
 use crate::state::ttl::{SPAN_MS_MAX, format_rfc3339};
-use crate::state::{Entry, Key, Mutation, Shown, State};
+use crate::state::{Entry, Key, Lookup, Mutation, Shown, State};
 
 /// A slice of a find ends after so long: others wait no longer than this.
 const SLICE_TIME: Duration = Duration::from_micros(150);
@@ -26,9 +26,21 @@ pub(super) enum Plan<'a> {
     Changes(Vec<Mutation<'a>>, Answer),
 }
 
-/// Plans `command` on `state` at `now` (milliseconds since the Unix epoch).
-pub(super) fn plan<'a>(state: &State, now: u64, command: &'a Command) -> Result<Plan<'a>, Error> {
-    let planner = Planner { state, now };
+/// When a command is carried out.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Now {
+    /// The time that readers see, in milliseconds since the Unix epoch.
+    pub(super) shown: u64,
+    /// The sequence on which an answer depends if a deadline hides something from it that no expire
+    /// has dropped yet: once it is released, the log knows a time behind that deadline. 0 if there is
+    /// nothing that only a deadline hides, or if the time itself may be taken back.
+    pub(super) hiding: u64,
+}
+
+/// Plans `command` on `state`.
+pub(super) fn plan<'a>(state: &State, now: Now, command: &'a Command) -> Result<Plan<'a>, Error> {
+    let Now { shown: now, hiding } = now;
+    let planner = Planner { state, now, hiding };
     match command {
         Command::Get { key, unless } => Ok(planner.get(key, unless.as_ref())),
         Command::Set { put, condition } => planner.set(put, condition),
@@ -65,7 +77,7 @@ pub(super) fn plan<'a>(state: &State, now: u64, command: &'a Command) -> Result<
             let started = Instant::now();
             let (slice, gate) = query.walk(state, cursor, now, || started.elapsed() >= SLICE_TIME);
             Ok(Plan::Show {
-                gate,
+                gate: gate.max(hiding),
                 answer: Answer::Slice(slice),
             })
         }
@@ -75,13 +87,22 @@ pub(super) fn plan<'a>(state: &State, now: u64, command: &'a Command) -> Result<
 struct Planner<'s> {
     state: &'s State,
     now: u64,
+    hiding: u64,
 }
 
 impl Planner<'_> {
     fn show<'a>(&self, key: &str, answer: Answer) -> Plan<'a> {
         Plan::Show {
-            gate: self.state.get(key, self.now).gate,
+            gate: self.gate(&self.state.get(key, self.now)),
             answer,
+        }
+    }
+
+    /// The sequence on which an answer about a key depends.
+    fn gate(&self, lookup: &Lookup<'_>) -> u64 {
+        match lookup.slot {
+            Shown::Found(_) => lookup.gate,
+            Shown::Expired { .. } | Shown::Missing => lookup.gate.max(self.hiding),
         }
     }
 
@@ -99,7 +120,7 @@ impl Planner<'_> {
             Shown::Missing => Answer::Missing,
         };
         Plan::Show {
-            gate: lookup.gate,
+            gate: self.gate(&lookup),
             answer,
         }
     }
@@ -110,7 +131,7 @@ impl Planner<'_> {
             .iter()
             .map(|key| {
                 let lookup = self.state.get(key, self.now);
-                gate = gate.max(lookup.gate);
+                gate = gate.max(self.gate(&lookup));
                 match lookup.slot {
                     Shown::Found(entry) => Some(found(entry)),
                     Shown::Expired { .. } | Shown::Missing => None,
@@ -187,7 +208,7 @@ impl Planner<'_> {
             if live && seen.insert(&**key) {
                 mutations.push(Mutation::Delete { key });
             } else if !live {
-                gate = gate.max(self.state.get(key, self.now).gate);
+                gate = gate.max(self.gate(&self.state.get(key, self.now)));
             }
         }
         let answer = Answer::DeletedMany(there);

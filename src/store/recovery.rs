@@ -135,9 +135,14 @@ pub(super) fn snapshot_names(disk: &dyn Disk) -> Result<Vec<u64>, Error> {
 type Whole = (snapshot::Header, snapshot::Footer, State);
 
 fn named_as_it_is(path: &str, sequence: u64, found: Whole) -> Result<Whole, Bad> {
-    let last = found.0.end.position.sequence;
+    check_name(path, sequence, &found.0)?;
+    Ok(found)
+}
+
+fn check_name(path: &str, sequence: u64, header: &snapshot::Header) -> Result<(), Bad> {
+    let last = header.end.position.sequence;
     if last == sequence {
-        Ok(found)
+        Ok(())
     } else {
         Err(Bad::foreign(
             path,
@@ -154,7 +159,9 @@ fn older(
     sequence: u64,
     newest: &ekokv_wal::Predecessor,
 ) -> Result<Generation, Error> {
-    let scan = Scan::open(disk, &snapshot::path_of(sequence))?;
+    let path = snapshot::path_of(sequence);
+    let scan = Scan::open(disk, &path)?;
+    check_name(&path, sequence, scan.header())?;
     let end = scan.header().end;
     sealed_chain(disk, store_id, Some(&end), newest)?;
     Ok(Generation {

@@ -18,6 +18,8 @@ use crate::state::Keyring;
 pub(super) struct Shared {
     pub(super) mailbox: Mailbox,
     pub(super) frame: OpenFrame,
+    /// The logged time of the owner's last turn: seals carry it, so that a restart goes on from there.
+    pub(super) time: AtomicU64,
     /// Bytes left in the present segment, see [`ekokv_wal::Log::shared_room`].
     pub(super) room: Arc<AtomicU64>,
     pub(super) spares: Arc<Spares>,
@@ -35,6 +37,8 @@ pub(super) struct Shared {
     pub(super) compaction_failed: AtomicBool,
     /// The spare could not be made when it was last tried.
     pub(super) spare_failed: AtomicBool,
+    /// The wall clock shows a leap that is not confirmed.
+    pub(super) clock_in_doubt: AtomicBool,
     /// The store ends: nobody needs another spare.
     pub(super) stopping: AtomicBool,
     /// Turns at matching patterns.
@@ -54,6 +58,7 @@ impl Shared {
         Self {
             mailbox: Mailbox::new(),
             frame,
+            time: AtomicU64::new(0),
             room,
             spares,
             logged: Logged::default(),
@@ -63,6 +68,7 @@ impl Shared {
             unrepaired: AtomicBool::new(unrepaired),
             compaction_failed: AtomicBool::new(false),
             spare_failed: AtomicBool::new(false),
+            clock_in_doubt: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             narrowing: Arc::new(Semaphore::new(
                 thread::available_parallelism().map_or(1, usize::from),
@@ -87,6 +93,7 @@ impl Shared {
                 || unrepaired
                 || self.spare_failed.load(Ordering::Relaxed)
                 || self.compaction_failed.load(Ordering::Relaxed)
+                || self.clock_in_doubt.load(Ordering::Relaxed)
                 || self.space.missing(&self.logged) > 0,
             integrity_ok: !failed && !unrepaired,
         }

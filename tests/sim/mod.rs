@@ -30,6 +30,7 @@ pub(crate) fn options(durability: Durability) -> Options {
         admin_key: None,
         schedule: Schedule::default(),
         scrub: Scrub::default(),
+        clock_grace: Duration::from_secs(600),
         clock: Arc::new(ManualClock::new(1_000_000)),
     }
 }

@@ -21,6 +21,7 @@ type Receiver = oneshot::Receiver<Result<Reply, Error>>;
 struct Bench {
     owner: Owner,
     log: Log,
+    clock: Arc<ManualClock>,
 }
 
 impl Bench {
@@ -44,15 +45,22 @@ impl Bench {
         let state = State::new(1_000);
         let keyring = state.keyring().clone();
         let shared = Shared::new(frame, log.shared_room(), log.spares(), keyring, false);
+        let clock = Arc::new(ManualClock::new(NOW_MS));
         let owner = Owner {
             shared: Arc::new(shared),
             state,
             applied: 0,
-            now: NOW_MS,
-            clock: Arc::new(ManualClock::new(NOW_MS)),
+            timekeeper: Timekeeper::new(clock.clone(), 600_000, Some(NOW_MS)),
+            logged: NOW_MS,
+            now: Now {
+                shown: NOW_MS,
+                hiding: 0,
+            },
+            carried: 0,
+            provisional: Provisional::default(),
             max_memory_bytes,
         };
-        Self { owner, log }
+        Self { owner, log, clock }
     }
 
     fn send(&mut self, command: Command) -> Receiver {
@@ -93,11 +101,15 @@ fn set(key: &str) -> Command {
 }
 
 fn set_value(key: &str, value: Bytes) -> Command {
+    set_until(key, value, Ttl::None)
+}
+
+fn set_until(key: &str, value: Bytes, ttl: Ttl) -> Command {
     let put = Put {
         key: key.into(),
         value,
         form: Form::Bare,
-        ttl: Ttl::None,
+        ttl,
     };
     Command::Set {
         put,
@@ -225,6 +237,73 @@ fn a_read_that_is_queued_while_its_sequence_is_released_is_answered() {
         .frame
         .answer_after(1, 1, reply_to, Answer::Missing);
     assert_eq!(answer(&mut receiver).sequence, 1);
+}
+
+/// Keys whose deadline passes with the next second.
+fn expire(bench: &mut Bench, keys: usize) {
+    for index in 0..keys {
+        let ttl = Ttl::At(NOW_MS + 1_000);
+        bench.send(set_until(&index.to_string(), Bytes::from_static(b"1"), ttl));
+    }
+    bench.commit();
+    bench.clock.advance(1_000);
+}
+
+#[test]
+fn row_48_what_a_deadline_hides_waits_until_the_log_knows_of_it() {
+    let mut bench = Bench::new(1 << 20, u64::MAX);
+    // More than are purged in one turn.
+    expire(&mut bench, 300);
+    bench.send(set("quiet"));
+    bench.commit();
+    assert!(!bench.owner.tell_time());
+    let mut hidden: Vec<Receiver> = (0..300)
+        .map(|index| bench.send(get(&index.to_string())))
+        .collect();
+    let mut removal = bench.send(delete("299"));
+    let both = vec!["quiet".into(), "299".into()];
+    let mut batch = bench.send(Command::BatchGet { keys: both });
+    let query = Arc::new(Query::new(Filter::default()).unwrap());
+    let mut find = bench.send(Command::Find {
+        query,
+        cursor: Cursor::default(),
+    });
+    for receiver in hidden
+        .iter_mut()
+        .chain([&mut removal, &mut batch, &mut find])
+    {
+        assert!(waits(receiver));
+    }
+    let found = answer(&mut bench.send(get("quiet"))).answer;
+    assert!(matches!(found, Answer::Found(_)), "nothing hides it");
+
+    let frame = bench.take();
+    assert_eq!(frame.time, NOW_MS + 1_000);
+    bench.owner.shared.frame.release(frame.last_sequence, frame);
+    for receiver in &mut hidden {
+        assert_eq!(answer(receiver).answer, Answer::Expired);
+    }
+    assert_eq!(answer(&mut removal).answer, Answer::Deleted(false));
+    assert!(matches!(answer(&mut batch).answer, Answer::FoundMany(_)));
+    assert!(matches!(answer(&mut find).answer, Answer::Slice(_)));
+}
+
+#[test]
+fn row_48_a_frame_that_is_full_still_tells_the_time_for_what_is_hidden() {
+    let mut bench = Bench::new(64 << 10, u64::MAX);
+    expire(&mut bench, 20);
+    // The frame holds a quarter of the segment, all but a little of which this takes.
+    bench.send(set_value(
+        "large",
+        Bytes::from(vec![b'1'; (16 << 10) - 100]),
+    ));
+    assert!(bench.owner.tell_time(), "the purge found room");
+    let mut hidden = bench.send(get("19"));
+    assert!(waits(&mut hidden));
+    let frame = bench.take();
+    assert_eq!(frame.time, NOW_MS + 1_000);
+    bench.owner.shared.frame.release(frame.last_sequence, frame);
+    assert_eq!(answer(&mut hidden).answer, Answer::Expired);
 }
 
 #[test]

@@ -161,7 +161,7 @@ fn assembled(header: &Header, blocks: &Blocks, fingerprint: Fingerprint) -> Vec<
     for (number, (count, entries)) in (0..).zip(blocks) {
         let mut head = (entries.len() as u32).to_le_bytes().to_vec();
         head.extend_from_slice(&count.to_le_bytes());
-        let crc = block_crc(seed, number, &head, entries).to_le_bytes();
+        let crc = block_crc(seed, number, *count, entries).to_le_bytes();
         crcs.extend_from_slice(&crc);
         out.extend_from_slice(&head);
         out.extend_from_slice(&crc);
