@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ekokv::store::{Command, Durability, Error, Failure, Opened, Store};
 use ekokv_wal::{Disk, SimDisk, SimFault};
-use sim::{get, open, options, runtime, set, stop, versions};
+use sim::{batch_set, get, open, options, runtime, set, stop, versions};
 use tokio::task::JoinSet;
 
 const OPNOTSUPP: i32 = 95;
@@ -121,6 +121,54 @@ fn a_segment_that_is_full_is_ended_without_another_write() {
         assert!(compacted.is_ok(), "{writes} writes: {compacted:?}");
         stop(opened);
     }
+}
+
+#[test]
+fn row_37_a_full_disk_has_room_for_a_compaction_of_the_smallest_values() {
+    let disk = SimDisk::new();
+    let opened = open(&disk, Durability::Os);
+    let store = &opened.store;
+    disk.set_capacity(Some(3 << 20));
+    let runtime = runtime();
+    let compact = || runtime.block_on(store.compact());
+    let names = |serial: u64| -> Vec<String> {
+        let name = |n| format!("{:x}", serial * 10 + n);
+        (0..10).map(name).collect()
+    };
+    let mut serial = 0;
+    let mut full = false;
+    loop {
+        let mut group = JoinSet::new();
+        for serial in serial..serial + 60 {
+            let names = names(serial);
+            let keys: Vec<&str> = names.iter().map(String::as_str).collect();
+            let (store, command) = (store.clone(), batch_set(&keys, 1));
+            group.spawn_on(async move { store.call(command).await }, runtime.handle());
+        }
+        let answers = runtime.block_on(group.join_all());
+        serial += answers.iter().filter(|answer| answer.is_ok()).count() as u64;
+        if answers
+            .iter()
+            .any(|answer| matches!(answer, Err(Error::SpaceFull { .. })))
+        {
+            let compacted = compact();
+            assert!(compacted.is_ok(), "{serial} batches: {compacted:?}");
+            // Not even now?
+            if full {
+                break;
+            }
+            full = true;
+        } else {
+            full = false;
+        }
+    }
+    println!("row 37: {serial} batches of 10 keys of one byte fill 3 MiB");
+    assert!(serial > 1_000, "{serial}");
+    while call(store, set("last", 1)).is_err() {
+        call(store, Command::Clear).unwrap();
+        compact().unwrap();
+    }
+    stop(opened);
 }
 
 #[test]

@@ -111,6 +111,7 @@ impl Committer {
         self.shared.frame.written();
         let rotated = self.log.segment().number != segment;
         self.shared.logged.add(Amounts {
+            records: u64::from(frame.count),
             records_bytes: frame.records.len() as u64,
             disk_bytes: span_of_records(frame.records.len() as u64),
             segments: u64::from(rotated),

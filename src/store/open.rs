@@ -191,11 +191,9 @@ fn start(
         state.keyring().clone(),
         compaction.repair,
     ));
-    shared.space.expect(
-        compaction
-            .snapshot_bytes
-            .saturating_add(compaction.owed.records_bytes),
-    );
+    shared
+        .space
+        .expect(compaction.snapshot_bytes, compaction.owed);
     shared.space.sample(disk.as_ref());
     let Time { shown, logged } = timekeeper.tell(&shared);
     let compactor = Compactor {
@@ -286,6 +284,7 @@ impl Compaction {
         Self {
             generations: found.generations.clone(),
             owed: Amounts {
+                records: log.records,
                 records_bytes: log.records_bytes,
                 disk_bytes: log.disk_bytes,
                 segments: log.segments,

@@ -89,15 +89,14 @@ impl Spares {
     /// The call that failed; what was made so far is removed. Nothing but the spare is touched, so
     /// it can be tried again.
     pub fn prepare(&self, pace: &mut dyn FnMut() -> bool) -> Result<(), Error> {
-        let finished = {
+        {
             let mut slot = self.slot();
             if matches!(slot.state, State::Empty) {
                 slot.state = State::Making;
             } else {
                 return Ok(());
             }
-            std::mem::take(&mut slot.finished)
-        };
+        }
         let made = self.make(self.segment_bytes, pace);
         let result = match made {
             Ok(Some(spare)) => {
@@ -113,6 +112,15 @@ impl Spares {
             }
         };
         self.made.notify_all();
+        result.and(self.give_back())
+    }
+
+    /// Gives the ends of finished segments back. [`Spares::prepare`] does it too.
+    ///
+    /// # Errors
+    /// The call that failed; what it was for is not tried again.
+    pub fn give_back(&self) -> Result<(), Error> {
+        let finished = std::mem::take(&mut self.slot().finished);
         for (number, offset, length) in finished {
             // Only space is at stake: the segment is removed some day anyway.
             let path = segment_path(number);
@@ -123,7 +131,7 @@ impl Spares {
                 other => other.map_err(Error::io("give back the end of", &path))?,
             }
         }
-        result
+        Ok(())
     }
 
     /// Makes a spare of a given length, synced; `None` if `pace` said not to go on.

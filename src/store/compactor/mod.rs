@@ -47,6 +47,8 @@ const LOOK: Duration = Duration::from_millis(200);
 const SPARE_PATIENCE: Duration = Duration::from_millis(5);
 /// Without a next segment after so long there is no compaction now.
 const ROTATION_PATIENCE: Duration = Duration::from_secs(10);
+/// The same if the next segment could not be made, time for another try or two.
+const FAILED_PATIENCE: Duration = Duration::from_secs(2);
 /// The same at a stop, which goes on without.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
 /// After a failure nothing is begun by itself for so long.
@@ -118,6 +120,8 @@ impl Compactor {
             repair: self.repair || self.damage.is_some(),
             failed: self.shared.compaction_failed.load(Ordering::Relaxed),
             space_short: self.is_space_short(),
+            stuck: !self.shared.spares.ready()
+                && !self.shared.space.has_segment(&self.shared.logged),
         }
     }
 
@@ -228,7 +232,7 @@ impl Compactor {
         );
         self.generations.publish(made);
         self.owed = Amounts::default();
-        self.shared.space.expect(made.bytes);
+        self.shared.space.expect(made.bytes, self.owed);
     }
 
     /// Removes what no generation needs; with `only_newest`, or while space is short, all but the
@@ -259,8 +263,7 @@ impl Compactor {
         let rotated = rotated?;
         self.owed += rotated.logged;
         let newest = self.generations.newest().map_or(0, |newest| newest.bytes);
-        let expected = newest.saturating_add(self.owed.records_bytes);
-        self.shared.space.expect(expected);
+        self.shared.space.expect(newest, self.owed);
         Ok(rotated)
     }
 
@@ -275,11 +278,13 @@ impl Compactor {
                     return Err(Trouble::Stopping);
                 }
                 Ok(Err(NotNow)) => {
-                    let patience = match self.shared.desk.is_stopping() {
+                    let failed = self.shared.spare_failed.load(Ordering::Relaxed);
+                    let patience = match (self.shared.desk.is_stopping(), failed) {
                         // The next try is as far away as that patience.
-                        true if self.shared.spare_failed.load(Ordering::Relaxed) => Duration::ZERO,
-                        true => STOP_PATIENCE,
-                        false => ROTATION_PATIENCE,
+                        (true, true) => Duration::ZERO,
+                        (true, false) => STOP_PATIENCE,
+                        (false, true) => FAILED_PATIENCE,
+                        (false, false) => ROTATION_PATIENCE,
                     };
                     if asked.elapsed() >= patience {
                         let full = std::io::ErrorKind::StorageFull;

@@ -35,6 +35,8 @@ pub(super) struct Facts {
     pub(super) failed: bool,
     /// Space is short, and compaction gives some back.
     pub(super) space_short: bool,
+    /// There is not even room for the next segment: soon nothing is written any more.
+    pub(super) stuck: bool,
 }
 
 /// `--snapshot-interval` and `--snapshot-growth`.
@@ -66,6 +68,7 @@ impl Schedule {
             records_bytes,
             disk_bytes,
             segments,
+            ..
         } = facts.logged;
         if facts.repair {
             return Some("damage is folded away");
@@ -77,7 +80,7 @@ impl Schedule {
         if facts.failed {
             return Some("the last one came to nothing");
         }
-        if facts.space_short && (part || facts.elapsed >= SHORT_INTERVAL) {
+        if facts.stuck || facts.space_short && (part || facts.elapsed >= SHORT_INTERVAL) {
             return Some("space is short");
         }
         if records_bytes > GROWTH_BYTES_MIN && self.grown(records_bytes, facts.snapshot_bytes) {
@@ -119,6 +122,7 @@ mod tests {
         let records_bytes = records_mib * MIB;
         Facts {
             logged: Amounts {
+                records: records_mib,
                 records_bytes,
                 disk_bytes: 2 * records_bytes,
                 segments,
@@ -128,6 +132,7 @@ mod tests {
             repair: false,
             failed: false,
             space_short: false,
+            stuck: false,
         }
     }
 
@@ -168,6 +173,9 @@ mod tests {
         let mut short = facts(1, 1, 10, 0);
         short.space_short = true;
         assert_eq!(SCHEDULE.due(&short), None);
+        short.stuck = true;
+        assert_eq!(SCHEDULE.due(&short), Some("space is short"));
+        short.stuck = false;
         short.elapsed = SHORT_INTERVAL;
         assert_eq!(SCHEDULE.due(&short), Some("space is short"));
         short.logged.records_bytes = 2 * MIB;
