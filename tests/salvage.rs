@@ -430,6 +430,105 @@ fn without_snapshots_the_log_gives_what_it_has_and_a_new_admin_key_is_made() {
     }
 }
 
+/// SplitMix64 (Steele, Lea, Flood 2014).
+struct Draw(u64);
+
+impl Draw {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((z ^ (z >> 31)) % bound.max(1) as u64) as usize
+    }
+}
+
+/// Damages one of the files that hold data somewhere in what is used of it.
+fn damage_somewhere(files: &mut Files, draw: &mut Draw) {
+    let held =
+        |name: &&String| name.ends_with(".wal") || name.ends_with(".snap") || *name == "CURRENT";
+    let all: Vec<String> = files.keys().filter(held).cloned().collect();
+    let name = &all[draw.below(all.len())];
+    let bytes = files.get_mut(name).unwrap();
+    let used = bytes
+        .iter()
+        .rposition(|byte| *byte != 0)
+        .map_or(0, |at| at + 1);
+    let at = draw.below(used);
+    match draw.below(8) {
+        0..3 => bytes[at..used.min(at + 2 * 4096)].fill(0),
+        3 => bytes[at..used.min(at + 64)].fill(0xFF),
+        4 => bytes[at] ^= 1 << draw.below(8),
+        5 => bytes.truncate(at),
+        6 => {
+            // A piece of the file in another place.
+            let from = draw.below(used) / 512 * 512;
+            let piece = bytes[from..used.min(from + 4096)].to_vec();
+            let to = at / 512 * 512;
+            let end = used.min(to + piece.len());
+            bytes[to..end].copy_from_slice(&piece[..end - to]);
+        }
+        _ => drop(files.remove(name)),
+    }
+}
+
+#[test]
+fn whatever_the_damage_nothing_is_saved_that_was_never_written() {
+    const CASES: u64 = 40;
+    let subject = Subject::new();
+    // Each key with every value that it ever had.
+    let written = |key: &str, value: &str| match key.split_once(':').unwrap() {
+        ("a", index) => {
+            let index: usize = index.parse().unwrap();
+            value == "\"changed\"" || value == common::tool::long_value(&format!("a{index}"))
+        }
+        ("b", "twice") => value == "\"old\"" || value == "\"new\"",
+        ("b", index) => value == index.parse::<usize>().unwrap().to_string(),
+        (_, index) => value == format!("[{}]", index.parse::<usize>().unwrap()),
+    };
+    let (mut whole, mut less, mut keys) = (0, 0, 0);
+    for seed in 0..CASES {
+        let mut draw = Draw(seed);
+        let mut damaged = subject.whole.clone();
+        for _ in 0..1 + draw.below(4) {
+            damage_somewhere(&mut damaged, &mut draw);
+        }
+        put_back(subject.dir.path(), &damaged);
+        let new = DataDir::new();
+        let ran = ekokv(&["salvage", path(&subject.dir), path(&new)]);
+        assert!(
+            files(subject.dir.path()) == damaged,
+            "seed {seed}: it was changed"
+        );
+        assert!(ran.code == 0 || ran.code == 65, "seed {seed}: {ran:?}");
+        let saved = dump(&new);
+        for (key, line) in &saved {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert!(
+                written(key, &line["value"].to_string()),
+                "seed {seed}: {line}"
+            );
+        }
+        keys += saved.len();
+        if ran.code == 0 {
+            assert!(
+                saved == subject.dump,
+                "seed {seed}: a loss is not listed: {}",
+                ran.out
+            );
+            whole += 1;
+        } else {
+            less += 1;
+        }
+    }
+    println!(
+        "{CASES} cases of one to four damages: {whole} saved whole, {less} with losses listed; of {} \
+         keys {keys} were saved, each with a value that it had",
+        CASES as usize * subject.dump.len()
+    );
+    assert!(whole > 5 && less > 5);
+}
+
 #[test]
 fn salvage_refuses_places_that_it_must_not_use() {
     let subject = Subject::new();
