@@ -1,5 +1,5 @@
-//! What operators and file systems do to the data dir of the real binary: rows 29, 30, 32 and 33 of the
-//! failures that ekokv answers for.
+//! What operators and file systems do to the data dir of the real binary: rows 29, 30, 32, 33 and 41 of
+//! the failures that ekokv answers for.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -9,11 +9,14 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use common::process::Process;
 use common::server::DataDir;
 use common::{ADMIN_KEY, Client};
 
+/// How long a server may go on before the test fails.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// A user that owns nothing.
 const NOBODY: u32 = 65_534;
 
@@ -126,11 +129,14 @@ fn write_while(dir: &DataDir, change: impl FnOnce()) -> (i32, String, u64) {
     let bearer = format!("Bearer {}", process.token());
     let mut client = Client::new(process.address);
     // Large enough for the log to go on in further segments before the change is noticed.
-    let value = format!("\"{}\"", "v".repeat(40_000));
+    let large = format!("\"{}\"", "v".repeat(40_000));
     let mut acknowledged = 0;
     let mut change = Some(change);
+    let begin = Instant::now();
     loop {
-        match set(&mut client, &bearer, &format!("k{acknowledged}"), &value) {
+        assert!(begin.elapsed() < PATIENCE, "nothing stops it");
+        let value = if acknowledged < 300 { &large } else { "1" };
+        match set(&mut client, &bearer, &format!("k{acknowledged}"), value) {
             Some(200) => acknowledged += 1,
             // The next segment is not ready yet.
             Some(429) => {}
@@ -227,7 +233,7 @@ fn row_32_a_store_of_another_user_ends_with_78_and_stays_as_it_is() {
     for part in ["65534", "runs as 0", "chown"] {
         assert!(log.contains(part), "{part}: {log}");
     }
-    assert_eq!(contents(dir.path()), before);
+    assert!(contents(dir.path()) == before);
 }
 
 #[test]
@@ -245,7 +251,15 @@ fn row_32_a_data_dir_that_is_closed_to_the_user_ends_with_78() {
     fs::copy(env!("CARGO_BIN_EXE_ekokv"), &binary).unwrap();
     let before = contents(dir.path());
     let inside = format!("{}/missing", path(&dir));
-    for data_dir in [path(&dir), &inside] {
+    // One whose files are open to the user, and in which none can be made.
+    let half = store_with("k");
+    for file in contents(half.path()).keys() {
+        chown(file, Some(NOBODY), None).unwrap();
+    }
+    chown(half.path().join("wal"), Some(NOBODY), None).unwrap();
+    fs::set_permissions(half.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let half_before = contents(half.path());
+    for data_dir in [path(&dir), &inside, path(&half)] {
         let output = Command::new("setpriv")
             .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
             .arg(&binary)
@@ -257,7 +271,8 @@ fn row_32_a_data_dir_that_is_closed_to_the_user_ends_with_78() {
         assert_eq!(output.status.code(), Some(78), "{log}");
         assert!(log.contains("65534") && log.contains(data_dir), "{log}");
     }
-    assert_eq!(contents(dir.path()), before);
+    assert!(contents(dir.path()) == before);
+    assert!(contents(half.path()) == half_before);
 }
 
 #[test]
@@ -276,7 +291,7 @@ fn row_32_a_read_only_file_system_ends_with_78_and_keeps_every_byte() {
         assert_eq!(code, 78, "{log}");
         assert!(log.contains("read-only") && log.contains(data_dir), "{log}");
     }
-    assert_eq!(contents(dir.path()), before);
+    assert!(contents(dir.path()) == before);
 }
 
 #[test]
@@ -296,4 +311,36 @@ fn row_33_a_data_dir_in_memory_is_warned_of() {
         process.log
     );
     assert!(contents(dir.path()).is_empty());
+}
+
+#[test]
+fn row_41_a_limit_on_file_sizes_ends_with_74_and_not_by_its_signal() {
+    if let Err(error) = Command::new("prlimit").arg("--version").output() {
+        println!("row 41: the limit on file sizes is skipped: prlimit: {error}");
+        return;
+    }
+    let dir = DataDir::new();
+    let mut process = Process::start(dir.path(), &[]);
+    let bearer = format!("Bearer {}", process.token());
+    let mut client = Client::new(process.address);
+    let value = format!("\"{}\"", "v".repeat(20_000));
+    let mut acknowledged = 0;
+    // Within the segment that was allocated, beyond the limit that it has from the third write on.
+    while set(&mut client, &bearer, &format!("k{acknowledged}"), &value) == Some(200) {
+        acknowledged += 1;
+        if acknowledged == 3 {
+            let pid = process.id().to_string();
+            let limited = Command::new("prlimit")
+                .args(["--pid", &pid, "--fsize=200000"])
+                .status();
+            assert!(limited.unwrap().success());
+        }
+        assert!(acknowledged < 30, "the limit does nothing");
+    }
+    let (status, log) = process.end();
+    assert_eq!(status.code(), Some(74), "{status}, {log:?}");
+    let process = Process::start(dir.path(), &[]);
+    for number in 0..acknowledged {
+        assert_eq!(get(&process, &format!("k{number}")).0, 200, "k{number}");
+    }
 }

@@ -72,6 +72,8 @@ fn every_setting_is_read_from_the_environment() {
             ("EKOKV_MAX_INFLIGHT_BYTES", "4KiB"),
             ("EKOKV_EXPIRED_RETENTION", "0s"),
             ("EKOKV_SEGMENT_BYTES", "1MiB"),
+            ("EKOKV_SNAPSHOT_INTERVAL", "1m"),
+            ("EKOKV_SNAPSHOT_GROWTH", "0.75"),
             ("EKOKV_VALUES", "envelope"),
             ("EKOKV_ADMIN_KEY", "an-admin-key-of-thirty-two-chars"),
         ]),

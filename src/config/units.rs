@@ -122,6 +122,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn factors_have_two_digits_behind_the_point() {
+        for (text, expected) in [
+            ("0.5", Some(50)),
+            ("2", Some(200)),
+            (" 1.25 ", Some(125)),
+            ("0.05", Some(5)),
+            ("", None),
+            (".5", None),
+            ("0.", None),
+            ("0.125", None),
+            ("-1", None),
+            ("1e3", None),
+            ("half", None),
+            ("99999999999999999999", None),
+        ] {
+            assert_eq!(hundredths(text).ok(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
     fn sizes_are_bytes_or_whole_numbers_with_a_unit() {
         for (text, bytes) in [
             ("0", 0),

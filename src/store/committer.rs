@@ -25,28 +25,34 @@ pub(super) struct Committer {
     pub(super) time: u64,
 }
 
+/// How the work ended.
+enum End {
+    /// All is written, and nothing comes any more.
+    Closed,
+    /// The store has failed elsewhere, and nothing may be written.
+    Failed,
+}
+
 impl Committer {
     /// Runs until the frame is closed and written, or the log fails.
     pub(super) fn run(mut self) -> Result<(), Failure> {
         let _abort = AbortOnPanic;
         let shared = Arc::clone(&self.shared);
-        let result = self.commit_all().and_then(|()| match shared.failed() {
-            None => self.log.stop(self.time),
-            Some(_) => Ok(()),
+        let result = self.commit_all().and_then(|end| match end {
+            End::Closed => self.log.stop(self.time),
+            End::Failed => Ok(()),
         });
-        let result = result.map_err(|error| {
+        result.map_err(|error| {
             let failure = Failure::Storage(format!(
                 "{error}; whether the last changes were kept is unknown until the next start"
             ));
             tracing::error!(%error, "the log failed");
             shared.fail(failure.clone());
             failure
-        });
-        // What ended the store may have been met elsewhere.
-        result.and(shared.failed().map_or(Ok(()), Err))
+        })
     }
 
-    fn commit_all(&mut self) -> Result<(), Error> {
+    fn commit_all(&mut self) -> Result<End, Error> {
         let mut synced_at = Instant::now();
         loop {
             let unsynced = self.log.synced() != self.log.position().batch;
@@ -60,7 +66,8 @@ impl Committer {
                 }
             };
             match self.shared.frame.next(patience) {
-                Work::Stop => return Ok(()),
+                Work::Stop => return Ok(End::Closed),
+                Work::Fail => return Ok(End::Failed),
                 Work::Idle if unsynced => {
                     self.log.sync()?;
                     synced_at = Instant::now();

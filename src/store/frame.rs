@@ -81,8 +81,10 @@ pub(super) enum Work {
     Commit(Frame),
     /// Nothing came for a while.
     Idle,
-    /// Nothing comes any more, or the store has failed and nothing may be written.
+    /// Nothing comes any more.
     Stop,
+    /// The store has failed: nothing may be written.
+    Fail,
 }
 
 /// The frame that is being filled, shared by owner and committer.
@@ -181,16 +183,20 @@ impl OpenFrame {
 
     /// Asks for the segment to end behind what is in the frame now. Refuses, and hands the ticket
     /// back, if what is on its way does not fit into the segment by the judgement of `room`, which
-    /// is given the bytes that the committer has in hand and those of the frame.
+    /// is given the bytes that the committer has in hand and those of the frame. If the log has failed
+    /// the ticket goes, and whoever waits for its reply learns that there is none.
     pub(super) fn cut(
         &self,
         ticket: Ticket,
         room: impl FnOnce(u64, u64) -> bool,
     ) -> Result<(), Ticket> {
         let mut inner = self.lock();
+        if inner.failed {
+            return Ok(());
+        }
         let frame = &inner.frame;
         let fits = room(inner.in_flight_bytes, frame.records.len() as u64);
-        if inner.failed || inner.cut.is_some() || !fits {
+        if inner.cut.is_some() || !fits {
             return Err(ticket);
         }
         inner.cut = Some(Cut {
@@ -314,7 +320,7 @@ impl OpenFrame {
         let mut inner = self.lock();
         loop {
             if inner.failed {
-                return Work::Stop;
+                return Work::Fail;
             }
             if inner.ready() {
                 let frame = match inner.cut.take() {

@@ -144,6 +144,7 @@ impl Threads {
         self.owner.join().map_err(panicked)?;
         let result = self.committer.join().map_err(panicked)?;
         self.spares.join().map_err(panicked)?;
-        result
+        // What ended the store may have been met elsewhere than in the log.
+        result.and(self.shared.failed().map_or(Ok(()), Err))
     }
 }

@@ -22,6 +22,8 @@ mod open;
 mod options;
 mod owner;
 mod plan;
+#[doc(hidden)]
+pub mod proving;
 mod recovery;
 mod secrets;
 mod shared;

@@ -70,12 +70,9 @@ pub(super) fn open_on(options: Options, disk: Arc<dyn Disk>) -> Result<Opened, F
             let jwt_secret = secrets::jwt_secret(disk.as_ref())?;
             let time = now.max(found.time);
             compaction = Compaction::of(&found);
-            let log = Log::start(Arc::clone(&disk), found.log, log_options, time)
-                .map_err(|error| failure(dir, error))?;
-            for damage in &found.broken {
-                set_aside(&disk, &damage.file).map_err(|error| failure(dir, error))?;
-            }
-            state = found.state;
+            let log;
+            (log, state) =
+                go_on(&disk, *found, log_options, time).map_err(|error| failure(dir, error))?;
             (log, jwt_secret)
         }
         Loaded::Nothing => {
@@ -125,8 +122,7 @@ pub(super) fn open_on(options: Options, disk: Arc<dyn Disk>) -> Result<Opened, F
             (log, jwt_secret)
         }
     };
-    secrets::remove_unfinished(disk.as_ref());
-    remove_unfinished(disk.as_ref());
+    clean_up(disk.as_ref());
     if let Some(key) = &options.admin_key {
         replace_admin_key(&mut log, &mut state, key, now).map_err(|error| failure(dir, error))?;
         // After the change is durable. If the file holds the same key it is as good as before.
@@ -141,6 +137,26 @@ pub(super) fn open_on(options: Options, disk: Arc<dyn Disk>) -> Result<Opened, F
         new_admin_key,
         ..opened
     })
+}
+
+/// Goes on behind what was read: in a new segment, with damaged snapshots set aside.
+pub(super) fn go_on(
+    disk: &Arc<dyn Disk>,
+    found: LoadedStore,
+    options: ekokv_wal::Options,
+    time: u64,
+) -> Result<(Log, State), Error> {
+    let log = Log::start(Arc::clone(disk), found.log, options, time)?;
+    for damage in &found.broken {
+        set_aside(disk, &damage.file)?;
+    }
+    Ok((log, found.state))
+}
+
+/// Removes what earlier runs did not finish.
+pub(super) fn clean_up(disk: &dyn Disk) {
+    secrets::remove_unfinished(disk);
+    remove_unfinished(disk);
 }
 
 /// Starts the threads on an open log and the state that it holds.
@@ -182,6 +198,7 @@ fn start(
         generations: compaction.generations,
         owed: compaction.owed,
         repair: compaction.repair,
+        damage: None,
         scrub: options.scrub,
         since: Instant::now(),
         not_before: Instant::now(),

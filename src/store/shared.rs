@@ -86,19 +86,21 @@ impl Shared {
             degraded: failed
                 || unrepaired
                 || self.spare_failed.load(Ordering::Relaxed)
-                || self.compaction_failed.load(Ordering::Relaxed),
+                || self.compaction_failed.load(Ordering::Relaxed)
+                || self.space.missing(&self.logged) > 0,
             integrity_ok: !failed && !unrepaired,
         }
     }
 
     /// The store failed: no write succeeds from here on. The first reason is the one that is told.
     pub(super) fn fail(&self, failure: Failure) {
+        // In this order: whoever hears of the failure finds that nothing is taken any more.
+        self.frame.fail();
         self.failure.send_if_modified(|known| {
             let first = known.is_none();
             known.get_or_insert(failure);
             first
         });
-        self.frame.fail();
     }
 
     /// Why the store failed, if it did.

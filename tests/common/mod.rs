@@ -5,6 +5,7 @@
 #![allow(dead_code, unused_imports)]
 
 pub(crate) mod client;
+pub(crate) mod draw;
 pub(crate) mod process;
 pub(crate) mod server;
 pub(crate) mod token;

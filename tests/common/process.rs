@@ -2,10 +2,10 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
-use std::time::Duration;
+use std::sync::mpsc::{self, TryRecvError};
+use std::time::{Duration, Instant};
 
 use super::{ADMIN_KEY, Client};
 
@@ -98,28 +98,11 @@ impl Process {
     }
 
     fn run(
-        mut command: Command,
+        command: Command,
         data_dir: &Path,
         arguments: &[&str],
     ) -> Result<Self, (ExitStatus, Vec<String>)> {
-        let mut child = command
-            .args(["--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(data_dir)
-            .args(arguments)
-            .env("EKOKV_ADMIN_KEY", ADMIN_KEY)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        let (lines, received) = mpsc::channel();
-        // Reads to the end, so that the process never waits for us.
-        std::thread::spawn(move || {
-            for line in stderr.lines().map_while(Result::ok) {
-                let _ = lines.send(line);
-            }
-        });
+        let (mut child, received) = spawn(command, data_dir, arguments);
         let mut log = Vec::new();
         loop {
             let Ok(line) = received.recv_timeout(PATIENCE) else {
@@ -141,6 +124,37 @@ impl Process {
                 });
             }
         }
+    }
+
+    /// Starts the binary as [`Process::start`] does and kills it when the files of the data dir have
+    /// changed so many times, or when it is ready before. Says how often they had, and whether it was.
+    pub(crate) fn kill_while_starting(
+        data_dir: &Path,
+        arguments: &[&str],
+        changes: usize,
+    ) -> (usize, bool) {
+        let command = Command::new(env!("CARGO_BIN_EXE_ekokv"));
+        let (mut child, received) = spawn(command, data_dir, &[&SMALL, arguments].concat());
+        let begin = Instant::now();
+        let (mut seen, mut ready) = (0, false);
+        let mut files = files(data_dir);
+        while seen < changes && !ready {
+            match received.try_recv() {
+                Ok(line) => ready = line.contains(r#""message":"ready""#),
+                Err(TryRecvError::Empty) => std::thread::yield_now(),
+                Err(TryRecvError::Disconnected) => {
+                    let status = child.wait().unwrap();
+                    panic!("{status} before {changes} changes of the files");
+                }
+            }
+            assert!(begin.elapsed() < PATIENCE, "neither ready nor at an end");
+            let now = self::files(data_dir);
+            seen += usize::from(now != files);
+            files = now;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        (seen, ready)
     }
 
     /// SIGKILL: nothing of the process runs after this.
@@ -189,6 +203,57 @@ impl Process {
         let answer: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
         answer["token"].as_str().unwrap().to_owned()
     }
+}
+
+/// Starts the binary, and passes on what it logs.
+fn spawn(
+    mut command: Command,
+    data_dir: &Path,
+    arguments: &[&str],
+) -> (Child, mpsc::Receiver<String>) {
+    // What steers the tests is no setting of the binary's.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("EKOKV_") {
+            command.env_remove(name);
+        }
+    }
+    let mut child = command
+        .args(["--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(data_dir)
+        .args(arguments)
+        .env("EKOKV_ADMIN_KEY", ADMIN_KEY)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let stderr = BufReader::new(child.stderr.take().unwrap());
+    let (lines, received) = mpsc::channel();
+    // Reads to the end, so that the process never waits for us.
+    std::thread::spawn(move || {
+        for line in stderr.lines().map_while(Result::ok) {
+            let _ = lines.send(line);
+        }
+    });
+    (child, received)
+}
+
+/// Names and lengths of the files in a data dir and the folders in it.
+fn files(data_dir: &Path) -> Vec<(PathBuf, u64)> {
+    let list = |dir: &Path| -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect()
+    };
+    let mut paths = list(data_dir);
+    let deeper: Vec<PathBuf> = paths.iter().flat_map(|path| list(path)).collect();
+    paths.extend(deeper);
+    paths.sort();
+    // What is renamed or removed meanwhile has no length.
+    let length = |path: &PathBuf| path.metadata().map_or(0, |file| file.len());
+    paths
+        .into_iter()
+        .map(|path| (path.clone(), length(&path)))
+        .collect()
 }
 
 fn ready(started: Result<Process, (ExitStatus, Vec<String>)>) -> Process {

@@ -10,7 +10,9 @@ use super::merge::{Base, Ended, Nothing, merge};
 use super::pace::Pace;
 use super::runs::{Collector, Refused};
 use crate::state::{Fingerprint, Recorded, State};
-use crate::store::snapshot::{Bad, DIR, Header, Scan, TMP_SUFFIX, Writer, path_of, verify};
+use crate::store::snapshot::{
+    Bad, DIR, Header, Scan, TMP_SUFFIX, Writer, is_passing, path_of, verify,
+};
 
 /// Why no snapshot was made.
 #[derive(Debug)]
@@ -26,6 +28,7 @@ pub(super) enum Trouble {
 impl From<Error> for Trouble {
     fn from(error: Error) -> Self {
         match error {
+            Error::Unreadable { ref source, .. } if is_passing(source) => Self::Storage(error),
             Error::Damaged(_) | Error::Unreadable { .. } => Self::Damage(error),
             Error::Io { .. } | Error::TooLarge { .. } | Error::Latched => Self::Storage(error),
         }
@@ -43,7 +46,7 @@ impl From<Ended> for Trouble {
 
 impl From<Bad> for Trouble {
     fn from(bad: Bad) -> Self {
-        Self::Damage(bad.into())
+        Error::from(bad).into()
     }
 }
 

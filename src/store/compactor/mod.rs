@@ -45,6 +45,10 @@ use scrub::Scrubber;
 const LOOK: Duration = Duration::from_millis(200);
 /// The next segment is waited for in steps of this.
 const SPARE_PATIENCE: Duration = Duration::from_millis(5);
+/// Without a next segment after so long there is no compaction now.
+const ROTATION_PATIENCE: Duration = Duration::from_secs(10);
+/// The same at a stop, which goes on without.
+const STOP_PATIENCE: Duration = Duration::from_secs(1);
 /// After a failure nothing is begun by itself for so long.
 const RETRY: Duration = Duration::from_secs(10);
 
@@ -60,6 +64,8 @@ pub(super) struct Compactor {
     pub(super) owed: Amounts,
     /// Damage was met that the next compaction folds away.
     pub(super) repair: bool,
+    /// Damage that a rescue was begun for and not ended: it is begun again.
+    pub(super) damage: Option<Error>,
     pub(super) scrub: Scrub,
     /// When the last compaction ended, or the store started.
     pub(super) since: Instant,
@@ -109,7 +115,8 @@ impl Compactor {
             logged: self.owed + self.shared.logged.so_far(),
             snapshot_bytes: self.generations.newest().map_or(0, |g| g.bytes),
             elapsed: self.since.elapsed(),
-            repair: self.repair,
+            repair: self.repair || self.damage.is_some(),
+            failed: self.shared.compaction_failed.load(Ordering::Relaxed),
             space_short: self.is_space_short(),
         }
     }
@@ -160,6 +167,9 @@ impl Compactor {
     }
 
     fn compact_or_rescue(&mut self, pace: &mut Pace) -> Result<u64, Trouble> {
+        if let Some(damage) = self.damage.take() {
+            return self.rescue(damage, pace);
+        }
         self.make_room();
         let rotated = self.rotate()?;
         match self.fold(&rotated, pace) {
@@ -255,12 +265,28 @@ impl Compactor {
     }
 
     fn rotate_when_ready(&self) -> Result<Rotated, Trouble> {
+        let asked = Instant::now();
         loop {
             let (reply, replied) = sync_channel(1);
             self.shared.mailbox.assign(Chore::Rotate(reply));
             match replied.recv() {
                 Ok(Ok(rotated)) => return Ok(rotated),
+                Ok(Err(NotNow)) if self.shared.failed().is_some() => {
+                    return Err(Trouble::Stopping);
+                }
                 Ok(Err(NotNow)) => {
+                    let patience = match self.shared.desk.is_stopping() {
+                        // The next try is as far away as that patience.
+                        true if self.shared.spare_failed.load(Ordering::Relaxed) => Duration::ZERO,
+                        true => STOP_PATIENCE,
+                        false => ROTATION_PATIENCE,
+                    };
+                    if asked.elapsed() >= patience {
+                        let full = std::io::ErrorKind::StorageFull;
+                        return Err(Trouble::Storage(Error::io("prepare", "a segment")(
+                            full.into(),
+                        )));
+                    }
                     self.shared.space.await_segment(true);
                     // Nobody tells when a spare is there; it takes tens of milliseconds.
                     std::thread::sleep(SPARE_PATIENCE);

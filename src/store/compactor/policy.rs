@@ -31,6 +31,8 @@ pub(super) struct Facts {
     pub(super) elapsed: Duration,
     /// Damage was met that compaction folds away.
     pub(super) repair: bool,
+    /// The last compaction came to nothing.
+    pub(super) failed: bool,
     /// Space is short, and compaction gives some back.
     pub(super) space_short: bool,
 }
@@ -72,6 +74,9 @@ impl Schedule {
             return None;
         }
         let part = records_bytes > facts.snapshot_bytes / INTERVAL_PART;
+        if facts.failed {
+            return Some("the last one came to nothing");
+        }
         if facts.space_short && (part || facts.elapsed >= SHORT_INTERVAL) {
             return Some("space is short");
         }
@@ -121,6 +126,7 @@ mod tests {
             snapshot_bytes: snapshot_mib * MIB,
             elapsed: Duration::from_secs(60 * minutes),
             repair: false,
+            failed: false,
             space_short: false,
         }
     }
@@ -152,10 +158,13 @@ mod tests {
     }
 
     #[test]
-    fn damage_and_lack_of_space_do_not_wait() {
+    fn damage_failure_and_lack_of_space_do_not_wait() {
         let mut damaged = facts(0, 0, 10_000, 0);
         damaged.repair = true;
         assert_eq!(SCHEDULE.due(&damaged), Some("damage is folded away"));
+        let mut failed = facts(1, 1, 10_000, 0);
+        failed.failed = true;
+        assert_eq!(SCHEDULE.due(&failed), Some("the last one came to nothing"));
         let mut short = facts(1, 1, 10, 0);
         short.space_short = true;
         assert_eq!(SCHEDULE.due(&short), None);

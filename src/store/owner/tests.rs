@@ -66,7 +66,7 @@ impl Bench {
         self.owner.shared.frame.settle();
         match self.owner.shared.frame.next(None) {
             Work::Commit(frame) => frame,
-            Work::Idle | Work::Stop => panic!("there is nothing to write"),
+            Work::Idle | Work::Stop | Work::Fail => panic!("there is nothing to write"),
         }
     }
 
