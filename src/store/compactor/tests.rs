@@ -136,7 +136,7 @@ impl Bench {
             time: TIME,
             fingerprint,
             memory_bytes_max: SEGMENT_BYTES,
-            pace: &mut Pace::full(&self.shared),
+            pace: &mut Pace::until(&self.shared, std::time::Duration::from_secs(60)),
         };
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
         build(&disk, base, &mut order)

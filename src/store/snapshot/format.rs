@@ -37,7 +37,8 @@ const API_KEYS_AT: usize = LINKS_AT + 8;
 const DIGEST_AT: usize = API_KEYS_AT + 8;
 const BLOCKS_HASH_AT: usize = DIGEST_AT + 16;
 const LENGTH_AT: usize = BLOCKS_HASH_AT + 16;
-const _: () = assert!(LENGTH_AT + 8 + 36 == CRC_AT && FOOTER_BYTES == HEADER_BYTES);
+const LONGEST_AT: usize = LENGTH_AT + 8;
+const _: () = assert!(LONGEST_AT + 4 + 32 == CRC_AT && FOOTER_BYTES == HEADER_BYTES);
 
 /// What a snapshot is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +62,8 @@ pub(in crate::store) struct Footer {
     pub(super) blocks_hash: u128,
     /// Length of the file in bytes.
     pub(in crate::store) length: u64,
+    /// Length of the longest block's entries in bytes: a longer one is not believed.
+    pub(super) longest_block: u32,
 }
 
 impl Header {
@@ -147,6 +150,7 @@ impl Footer {
         put(&mut out, DIGEST_AT, &digest.to_le_bytes());
         put(&mut out, BLOCKS_HASH_AT, &self.blocks_hash.to_le_bytes());
         put(&mut out, LENGTH_AT, &self.length.to_le_bytes());
+        put(&mut out, LONGEST_AT, &self.longest_block.to_le_bytes());
         let crc = seeded(seed, &[&out[..CRC_AT]]);
         put(&mut out, CRC_AT, &crc.to_le_bytes());
         out
@@ -185,6 +189,7 @@ impl Footer {
             },
             blocks_hash: u128::from_le_bytes(field(bytes, BLOCKS_HASH_AT)),
             length,
+            longest_block: u32::from_le_bytes(field(bytes, LONGEST_AT)),
         })
     }
 }

@@ -146,6 +146,8 @@ struct PartsReader {
     number: u64,
     /// Where the footer is.
     end: u64,
+    /// Length of the longest block, if the footer tells.
+    longest: u32,
     /// How many blocks there are, if the footer tells.
     blocks: Option<u64>,
     ends_known: bool,
@@ -188,6 +190,7 @@ impl PartsReader {
             number: 0,
             // What stands in the footer's place may be the end of a block that was cut.
             end,
+            longest: footer.map_or(u32::MAX, |footer| footer.longest_block),
             blocks: footer.map(|footer| footer.blocks),
             ends_known: footer.is_some(),
         })
@@ -196,7 +199,13 @@ impl PartsReader {
     /// Reads the next block and goes on behind it, if it verifies.
     fn next(&mut self) -> Result<(u32, Vec<u8>), Bad> {
         let (number, seed) = (self.number, self.seed);
-        let (count, crc, entries) = read_block(self.file.as_ref(), &self.path, self.at, self.end)?;
+        let (count, crc, entries) = read_block(
+            self.file.as_ref(),
+            &self.path,
+            self.at,
+            self.end,
+            self.longest,
+        )?;
         if crc != block_crc(seed, number, count, &entries) {
             return Err(Bad::damaged(&self.path, self.at, "a block does not verify"));
         }

@@ -172,6 +172,11 @@ fn assembled(header: &Header, blocks: &Blocks, fingerprint: Fingerprint) -> Vec<
         fingerprint,
         blocks_hash: xxh3_128(&crcs),
         length: (out.len() + FOOTER_BYTES) as u64,
+        longest_block: blocks
+            .iter()
+            .map(|(_, entries)| entries.len())
+            .max()
+            .unwrap_or(0) as u32,
     };
     out.extend_from_slice(&footer.encode(seed));
     out
