@@ -10,3 +10,6 @@ pub mod server;
 pub mod state;
 pub mod store;
 pub mod torture;
+
+#[doc(hidden)]
+pub use ekokv_wal::planted;

@@ -4,6 +4,8 @@
 //! `EKOKV_TEST_FIXTURE=tests/fixtures/data-dir-v1 cargo test --test fixture`. A version that changes a
 //! format adds a fixture of its own; this one stays as it is.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+// What two of the modules below share.
+#![allow(clippy::duplicate_mod)]
 
 mod common;
 mod proof;

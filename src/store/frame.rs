@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use ekokv_wal::planted;
+
 use super::chore::Ticket;
 use super::command::{Answer, Error, Reply};
 use super::mailbox::ReplyTo;
@@ -269,14 +271,19 @@ impl OpenFrame {
         answer: Answer,
     ) {
         let released = self.released();
-        if sequence <= released {
+        if sequence <= released || planted("unreleased-is-shown") {
             send(reply_to, answer, applied.min(released));
             return;
         }
+        self.queue(sequence, applied, reply_to, answer);
+    }
+
+    /// The same for a sequence that was not released when it was looked at.
+    pub(super) fn queue(&self, sequence: u64, applied: u64, reply_to: ReplyTo, answer: Answer) {
         let mut inner = self.lock();
         // Released meanwhile? Under the lock the answer is final.
         let released = self.released();
-        if sequence <= released {
+        if sequence <= released && !planted("released-not-read-again") {
             drop(inner);
             send(reply_to, answer, applied.min(released));
             return;
@@ -335,6 +342,13 @@ impl OpenFrame {
             }
             if inner.ready() {
                 let frame = match inner.cut.take() {
+                    Some(cut) if planted("cut-too-late") => {
+                        let ticket = Some(cut.ticket);
+                        Frame {
+                            ticket,
+                            ..mem::take(&mut inner.frame)
+                        }
+                    }
                     Some(cut) => inner.frame.split(cut),
                     None => mem::take(&mut inner.frame),
                 };

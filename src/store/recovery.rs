@@ -16,11 +16,12 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use ekokv_wal::{CurrentState, Damage, Disk, Error, Found, Recovered, sealed_chain};
+use ekokv_wal::{CurrentState, Damage, Disk, Error, Found, Recovered, planted, sealed_chain};
 
 use super::compactor::{Generation, Generations};
 use super::open::OTHER_FILES;
 use super::snapshot::{self, Bad, DIR, Scan, load, sequence_of_name};
+use crate::clock::{Clock, SystemClock};
 use crate::state::{Mutation, State};
 
 /// So often a start that takes long says how far it is.
@@ -179,7 +180,17 @@ fn replay(
     let progress = Progress::new("log");
     ekokv_wal::read(disk, OTHER_FILES, from, &mut |path, offset, batch| {
         for (sequence, record) in (batch.first_sequence..).zip(batch.records()) {
-            let mutation = Mutation::decode(record?.bytes).map_err(|error| error.to_string())?;
+            let mut mutation =
+                Mutation::decode(record?.bytes).map_err(|error| error.to_string())?;
+            if planted("relative-ttl")
+                && let Mutation::Put {
+                    deadline: Some(at), ..
+                } = &mut mutation
+            {
+                *at = at
+                    .saturating_sub(batch.time)
+                    .saturating_add(SystemClock.now_ms());
+            }
             // What a clear frees is dropped here: nobody waits yet.
             let _ = state.apply(sequence, &mutation);
             state.released(sequence);

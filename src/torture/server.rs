@@ -3,6 +3,7 @@
 use std::env;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -62,6 +63,8 @@ impl Starting {
             .arg("--data-dir")
             .arg(data_dir)
             .env("EKOKV_ADMIN_KEY", ADMIN_KEY)
+            // A signal from the terminal is for us alone.
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

@@ -97,6 +97,7 @@ mod error;
 mod header;
 mod image;
 mod log;
+mod planted;
 mod recover;
 mod scan;
 mod spare;
@@ -114,6 +115,8 @@ pub use disk::{
 pub use error::{Damage, Error};
 pub use header::{Mode, Predecessor, SegmentHeader, segment_path};
 pub use log::{Draft, Log, Options, Random, SEGMENT_BYTES_MAX, segment_bytes_needed};
+#[doc(hidden)]
+pub use planted::planted;
 pub use recover::{
     Found, Recovered, Visit, current, newest_sealed, read, read_sealed, sealed_chain,
     segment_numbers,

@@ -10,6 +10,7 @@ use crate::current::{self, CURRENT_BYTES};
 use crate::disk::{Disk, File, write_full};
 use crate::error::Error;
 use crate::header::{DIR, segment_path};
+use crate::planted::planted;
 
 /// Bytes that are written between two calls of the pacing function.
 const FILL_BYTES: usize = 4 << 20;
@@ -207,7 +208,7 @@ impl Spares {
 /// Whether it was filled to the end.
 fn fill(file: &mut dyn File, length: u64, pace: &mut dyn FnMut() -> bool) -> std::io::Result<bool> {
     let zeros = vec![
-        0;
+        if planted("spare-not-zeroed") { 0xA5 } else { 0 };
         usize::try_from(length)
             .unwrap_or(FILL_BYTES)
             .min(FILL_BYTES)

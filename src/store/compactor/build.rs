@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use ekokv_wal::{Disk, Error, Predecessor, read_sealed};
+use ekokv_wal::{Disk, Error, Predecessor, planted, read_sealed};
 
-use super::generations::Generation;
+use super::generations::{Generation, Generations};
 use super::merge::{Base, Ended, Nothing, merge};
 use super::pace::Pace;
 use super::runs::{Collector, Refused};
@@ -101,7 +101,16 @@ pub(super) fn build(
     let tmp = format!("{path}{TMP_SUFFIX}");
     disk.create_dir(DIR).map_err(Error::io("create", DIR))?;
     disk.sync_dir("").map_err(Error::io("sync", "."))?;
-    let made = write(disk, base, &tmp, order).and_then(|()| compare(disk, &tmp, order));
+    let made = write(disk, base, &tmp, order).and_then(|()| {
+        if planted("log-removed-unverified") {
+            let generation = Generation {
+                end: order.to,
+                bytes: 0,
+            };
+            Generations::new(vec![generation]).retire(disk.as_ref(), true)?;
+        }
+        compare(disk, &tmp, order)
+    });
     let bytes = match made {
         Ok(bytes) => bytes,
         Err(trouble) => {
@@ -112,7 +121,9 @@ pub(super) fn build(
     };
     disk.rename(&tmp, &path)
         .map_err(Error::io("rename", &path))?;
-    disk.sync_dir(DIR).map_err(Error::io("sync", DIR))?;
+    if !planted("snapshot-name-unsynced") {
+        disk.sync_dir(DIR).map_err(Error::io("sync", DIR))?;
+    }
     Ok(Generation {
         end: order.to,
         bytes,
@@ -194,7 +205,7 @@ fn compare(disk: &Arc<dyn Disk>, tmp: &str, order: &mut Order<'_>) -> Result<u64
         Ok(None) => return Err(Trouble::Stopping),
         Ok(Some(found)) => found,
     };
-    if footer.fingerprint != order.fingerprint {
+    if footer.fingerprint != order.fingerprint && !planted("snapshot-uncompared") {
         // All files verified, and yet this is not what was served: neither the log nor the snapshot
         // before can be trusted to say it. The live state can.
         return Err(Trouble::Damage(

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use ekokv_wal::{Disk, Error, Predecessor, segment_numbers, segment_path};
+use ekokv_wal::{Disk, Error, Predecessor, planted, segment_numbers, segment_path};
 
 use crate::store::snapshot::{DIR, TMP_SUFFIX, path_of, sequence_of_name};
 
@@ -85,7 +85,9 @@ impl Generations {
             }
         }
         let covered = match (self.newest(), self.older()) {
-            (Some(newest), _) if only_newest => newest.end.number,
+            (Some(newest), _) if only_newest || planted("one-generation-too-many-retired") => {
+                newest.end.number
+            }
             (_, Some(older)) => older.end.number,
             _ => 0,
         };

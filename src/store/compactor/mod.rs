@@ -317,3 +317,6 @@ fn set_aside_or_warn(disk: &Arc<dyn Disk>, file: &str) {
         tracing::warn!(%error, "a damaged file cannot be set aside; nothing reads it any more");
     }
 }
+
+#[cfg(test)]
+mod tests;

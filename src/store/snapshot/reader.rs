@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
-use ekokv_wal::{Disk, File, read_full};
+use ekokv_wal::{Disk, File, planted, read_full};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::block::Entries;
@@ -101,6 +101,9 @@ impl Blocks {
         let end = footer.length - FOOTER_BYTES as u64;
         let (count, crc, entries) = read_block(file.as_ref(), path, at, end)?;
         if crc != block_crc(*seed, self.number, count, &entries) {
+            if planted("snapshot-damage-is-an-end") {
+                return Ok(None);
+            }
             return Err(Bad::damaged(path, at, "a block does not verify"));
         }
         self.hash.update(&crc.to_le_bytes());
@@ -249,7 +252,8 @@ impl Scan {
     /// The damage if what was read is not what the footer names.
     fn compare(&self, found: &Fingerprint) -> Result<(), Bad> {
         let named = &self.footer.fingerprint;
-        if found == named {
+        let unchecked = planted("fingerprint-unchecked") || planted("snapshot-damage-is-an-end");
+        if found == named || unchecked {
             return Ok(());
         }
         Err(Bad::damaged(
