@@ -230,7 +230,7 @@ impl Owner {
         !shared.spares.ready() && !shared.space.has_segment(&shared.logged)
     }
 
-    /// Refuses what would make the state grow while the disk has no room for its next snapshot.
+    /// Refuses what would make the state grow while the disk has no room for its next compaction.
     fn check_space(&self, mutations: &[Mutation<'_>]) -> Result<(), Error> {
         let grows = |mutation: &Mutation<'_>| {
             matches!(mutation, Mutation::Put { .. } | Mutation::Link { .. })
