@@ -9,3 +9,7 @@ pub mod http;
 pub mod server;
 pub mod state;
 pub mod store;
+pub mod torture;
+
+#[doc(hidden)]
+pub use ekokv_wal::planted;

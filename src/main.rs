@@ -1,15 +1,16 @@
 //! The program: arguments to settings to a server, and its end to an exit code.
 
-use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+use std::io::{self, BufWriter, IsTerminal};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
-use ekokv::clock::SystemClock;
+use ekokv::clock::{Clock, SystemClock};
 use ekokv::config::{Config, Flags};
 use ekokv::server;
-use ekokv::store::{self, Failure};
+use ekokv::store::{Failure, inspect};
+use ekokv::torture;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -31,10 +32,48 @@ struct Arguments {
 enum Task {
     /// Serves; the same as no command at all
     Serve(Box<Flags>),
+    /// Says of each file of a data dir whether it is whole, and whether a start would work
+    ///
+    /// Nothing is changed, and a server may have the data dir open. Exit code 0 if a start would work with
+    /// nothing lost, whatever files it does not need are like; 65 if the data is damaged; 74 if the disk
+    /// does not hand it over.
+    Check {
+        /// The data dir
+        dir: PathBuf,
+    },
+    /// Prints the keys of a data dir, one JSON object a line; changes nothing
+    ///
+    /// {"key", "value", "version"} and, where there is one, "expires_at", "form": "envelope" and "links", in
+    /// byte order of the keys; {"key", "expires_at", "expired": true} for a key that has expired and is
+    /// remembered. API keys are not printed. What a start would refuse is refused.
+    Dump {
+        /// The data dir
+        dir: PathBuf,
+    },
     /// Prints the log of a data dir, batch by batch; changes nothing
     Wal {
         /// The data dir
         dir: PathBuf,
+    },
+    /// Writes what can be saved of a damaged data dir into a new one, and lists what is lost
+    ///
+    /// The damaged data dir is only read. Exit code 0 if nothing is lost, 65 if something is: what is left is
+    /// saved all the same.
+    Salvage {
+        /// The damaged data dir
+        dir: PathBuf,
+        /// The new one: a directory that is empty or not there yet
+        new_dir: PathBuf,
+    },
+    /// Kills servers on a disk over and over, damages their files, and prints whether anything was lost
+    ///
+    /// The servers are its own, below the directory that is named. Exit code 65 if anything that was
+    /// acknowledged was lost, or damage was served in silence.
+    Torture {
+        /// A directory on that disk; what is written there meanwhile is removed again
+        dir: PathBuf,
+        #[command(flatten)]
+        plan: torture::Plan,
     },
 }
 
@@ -72,7 +111,21 @@ fn main() -> ExitCode {
     let exit = match arguments.command {
         None => serve(&arguments.flags),
         Some(Task::Serve(flags)) => serve(&flags),
-        Some(Task::Wal { dir }) => end(store::inspect::print(&dir, &mut io::stdout().lock())),
+        Some(Task::Check { dir }) => end(inspect::check(&dir, &mut io::stdout().lock())),
+        Some(Task::Dump { dir }) => dump(&dir),
+        Some(Task::Wal { dir }) => end(inspect::print(&dir, &mut io::stdout().lock())),
+        Some(Task::Salvage { dir, new_dir }) => {
+            let now = SystemClock.now_ms();
+            end(inspect::salvage(
+                &dir,
+                &new_dir,
+                now,
+                &mut io::stdout().lock(),
+            ))
+        }
+        Some(Task::Torture { dir, plan }) => {
+            end(torture::run(&dir, &plan, &mut io::stdout().lock()))
+        }
     };
     exit.into()
 }
@@ -141,6 +194,22 @@ async fn listen(config: Config) -> Exit {
         }
     };
     end(server::run(listener, config, Arc::new(SystemClock), stop.received()).await)
+}
+
+/// Prints the state, and on stderr how much that was.
+fn dump(dir: &Path) -> Exit {
+    let mut out = BufWriter::new(io::stdout().lock());
+    end(
+        inspect::dump(dir, SystemClock.now_ms(), &mut out).map(|dumped| {
+            tracing::info!(
+                keys = dumped.keys,
+                expired = dumped.expired,
+                links = dumped.links,
+                last_sequence = dumped.last_sequence,
+                "dumped"
+            );
+        }),
+    )
 }
 
 /// Tells why a task failed, if it did.

@@ -7,10 +7,11 @@ mod sim;
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use ekokv::store::{Command, Durability, Error, Failure, Opened, Store};
 use ekokv_wal::{Disk, SimDisk, SimFault};
-use sim::{get, open, options, runtime, set, stop, versions};
+use sim::{batch_set, get, open, options, runtime, set, stop, versions};
 use tokio::task::JoinSet;
 
 const OPNOTSUPP: i32 = 95;
@@ -69,6 +70,104 @@ fn row_30_a_lock_that_cannot_be_looked_at_is_no_lost_one() {
         std::thread::yield_now();
     }
     call(&opened.store, set("k", 1)).unwrap();
+    stop(opened);
+}
+
+#[test]
+fn row_25a_a_rescue_that_finds_no_room_is_not_forgotten() {
+    let disk = SimDisk::new();
+    let mut scrubbed = options(Durability::Always);
+    scrubbed.scrub.pause = Duration::ZERO;
+    let opened = Store::open_on(scrubbed, Arc::new(disk.clone())).unwrap();
+    let store = &opened.store;
+    let promised = call(store, set("k", 100)).unwrap();
+    let compact = || runtime().block_on(store.compact());
+    let newest = format!("snapshots/{:020}.snap", compact().unwrap());
+    disk.inject(|call, path, _| {
+        let rescue = call == "create" && path == "snapshots/rescue.tmp";
+        rescue.then_some(ErrorKind::StorageFull)
+    });
+    let mut content = disk.content(&newest).unwrap();
+    content[200] ^= 1;
+    disk.set_content(&newest, content);
+    while store.health().integrity_ok {
+        std::thread::yield_now();
+    }
+    assert!(matches!(compact(), Err(Error::NotCompacted { .. })));
+    assert!(!store.health().integrity_ok);
+    disk.inject(|_, _, _| None);
+    // Nothing was logged since the snapshot, and yet there is something to do.
+    compact().unwrap();
+    assert!(store.health().integrity_ok);
+    stop(opened);
+    let opened = open(&disk, Durability::Always);
+    assert!(!opened.store.health().degraded);
+    assert_eq!(versions(&opened.store)["k"], promised);
+    stop(opened);
+}
+
+#[test]
+fn a_segment_that_is_full_is_ended_without_another_write() {
+    for writes in 1..=20 {
+        let disk = SimDisk::new();
+        let opened = open(&disk, Durability::Always);
+        for number in 0..writes {
+            // The next segment may not be ready yet.
+            while call(&opened.store, set(&format!("k{number}"), 3_300)).is_err() {
+                std::thread::yield_now();
+            }
+        }
+        let compacted = runtime().block_on(opened.store.compact());
+        assert!(compacted.is_ok(), "{writes} writes: {compacted:?}");
+        stop(opened);
+    }
+}
+
+#[test]
+fn row_37_a_full_disk_has_room_for_a_compaction_of_the_smallest_values() {
+    let disk = SimDisk::new();
+    let opened = open(&disk, Durability::Os);
+    let store = &opened.store;
+    disk.set_capacity(Some(3 << 20));
+    let runtime = runtime();
+    let compact = || runtime.block_on(store.compact());
+    let names = |serial: u64| -> Vec<String> {
+        let name = |n| format!("{:x}", serial * 10 + n);
+        (0..10).map(name).collect()
+    };
+    let mut serial = 0;
+    let mut full = false;
+    loop {
+        let mut group = JoinSet::new();
+        for serial in serial..serial + 60 {
+            let names = names(serial);
+            let keys: Vec<&str> = names.iter().map(String::as_str).collect();
+            let (store, command) = (store.clone(), batch_set(&keys, 1));
+            group.spawn_on(async move { store.call(command).await }, runtime.handle());
+        }
+        let answers = runtime.block_on(group.join_all());
+        serial += answers.iter().filter(|answer| answer.is_ok()).count() as u64;
+        if answers
+            .iter()
+            .any(|answer| matches!(answer, Err(Error::SpaceFull { .. })))
+        {
+            let compacted = compact();
+            assert!(compacted.is_ok(), "{serial} batches: {compacted:?}");
+            // Not even now?
+            if full {
+                break;
+            }
+            full = true;
+        } else {
+            full = false;
+        }
+    }
+    println!("row 37: {serial} batches of 10 keys of one byte fill 3 MiB");
+    assert!(serial > 1_000, "{serial}");
+    while call(store, set("last", 1)).is_err() {
+        call(store, Command::Clear).unwrap();
+        compact().unwrap();
+    }
     stop(opened);
 }
 

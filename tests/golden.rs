@@ -63,6 +63,7 @@ scripts![
     batch_get,
     batch_set,
     clear,
+    compact,
     conditions,
     delete,
     expiry,

@@ -9,6 +9,7 @@ use super::entry::{Entry, Kept, Key};
 use super::keyring::{ApiKey, Keyring};
 use super::link::{Link, Links, link_bytes};
 use super::mutation::Mutation;
+use crate::planted;
 
 /// Everything the store knows.
 ///
@@ -126,6 +127,9 @@ impl State {
                 };
                 self.contents.put(key, Slot::Live(entry));
             }
+            Mutation::Delete { key } if planted("tombstone-left-out") => {
+                let _ = self.contents.take(key);
+            }
             Mutation::Delete { key } => self.contents.bury(key, sequence),
             Mutation::Clear => {
                 self.cleared_at = sequence;
@@ -209,6 +213,7 @@ impl State {
             .slot(key)
             .map_or((0, Shown::Missing), |slot| self.shown(slot, now));
         let gate = match slot {
+            Shown::Missing if planted("clear-forgets-its-gate") => version,
             Shown::Missing => version.max(self.cleared_at),
             Shown::Found(_) | Shown::Expired { .. } => version,
         };

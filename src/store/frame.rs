@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use ekokv_wal::planted;
+
 use super::chore::Ticket;
 use super::command::{Answer, Error, Reply};
 use super::mailbox::ReplyTo;
@@ -183,16 +185,20 @@ impl OpenFrame {
 
     /// Asks for the segment to end behind what is in the frame now. Refuses, and hands the ticket
     /// back, if what is on its way does not fit into the segment by the judgement of `room`, which
-    /// is given the bytes that the committer has in hand and those of the frame.
+    /// is given the bytes that the committer has in hand and those of the frame. If the log has failed
+    /// the ticket goes, and whoever waits for its reply learns that there is none.
     pub(super) fn cut(
         &self,
         ticket: Ticket,
         room: impl FnOnce(u64, u64) -> bool,
     ) -> Result<(), Ticket> {
         let mut inner = self.lock();
+        if inner.failed {
+            return Ok(());
+        }
         let frame = &inner.frame;
         let fits = room(inner.in_flight_bytes, frame.records.len() as u64);
-        if inner.failed || inner.cut.is_some() || !fits {
+        if inner.cut.is_some() || !fits {
             return Err(ticket);
         }
         inner.cut = Some(Cut {
@@ -265,14 +271,19 @@ impl OpenFrame {
         answer: Answer,
     ) {
         let released = self.released();
-        if sequence <= released {
+        if sequence <= released || planted("unreleased-is-shown") {
             send(reply_to, answer, applied.min(released));
             return;
         }
+        self.queue(sequence, applied, reply_to, answer);
+    }
+
+    /// The same for a sequence that was not released when it was looked at.
+    pub(super) fn queue(&self, sequence: u64, applied: u64, reply_to: ReplyTo, answer: Answer) {
         let mut inner = self.lock();
         // Released meanwhile? Under the lock the answer is final.
         let released = self.released();
-        if sequence <= released {
+        if sequence <= released && !planted("released-not-read-again") {
             drop(inner);
             send(reply_to, answer, applied.min(released));
             return;
@@ -331,6 +342,13 @@ impl OpenFrame {
             }
             if inner.ready() {
                 let frame = match inner.cut.take() {
+                    Some(cut) if planted("cut-too-late") => {
+                        let ticket = Some(cut.ticket);
+                        Frame {
+                            ticket,
+                            ..mem::take(&mut inner.frame)
+                        }
+                    }
                     Some(cut) => inner.frame.split(cut),
                     None => mem::take(&mut inner.frame),
                 };

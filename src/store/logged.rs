@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Amounts of log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Amounts {
-    /// Bytes of records.
+    /// Records.
+    pub(super) records: u64,
+    /// Bytes of these records.
     pub(super) records_bytes: u64,
     /// Bytes that they take in segments.
     pub(super) disk_bytes: u64,
@@ -19,6 +21,7 @@ impl Add for Amounts {
 
     fn add(self, other: Self) -> Self {
         Self {
+            records: self.records.saturating_add(other.records),
             records_bytes: self.records_bytes.saturating_add(other.records_bytes),
             disk_bytes: self.disk_bytes.saturating_add(other.disk_bytes),
             segments: self.segments.saturating_add(other.segments),
@@ -35,6 +38,7 @@ impl AddAssign for Amounts {
 /// What was logged since somebody last took note: the committer adds, others look on.
 #[derive(Debug, Default)]
 pub(super) struct Logged {
+    records: AtomicU64,
     records_bytes: AtomicU64,
     disk_bytes: AtomicU64,
     segments: AtomicU64,
@@ -43,6 +47,7 @@ pub(super) struct Logged {
 impl Logged {
     /// Adds a batch.
     pub(super) fn add(&self, amounts: Amounts) {
+        self.records.fetch_add(amounts.records, Ordering::Relaxed);
         self.records_bytes
             .fetch_add(amounts.records_bytes, Ordering::Relaxed);
         self.disk_bytes
@@ -53,6 +58,7 @@ impl Logged {
     /// So much was logged.
     pub(super) fn so_far(&self) -> Amounts {
         Amounts {
+            records: self.records.load(Ordering::Relaxed),
             records_bytes: self.records_bytes.load(Ordering::Relaxed),
             disk_bytes: self.disk_bytes.load(Ordering::Relaxed),
             segments: self.segments.load(Ordering::Relaxed),
@@ -62,6 +68,7 @@ impl Logged {
     /// Takes note, and begins at nothing. Only the committer calls it, between two batches.
     pub(super) fn take(&self) -> Amounts {
         Amounts {
+            records: self.records.swap(0, Ordering::Relaxed),
             records_bytes: self.records_bytes.swap(0, Ordering::Relaxed),
             disk_bytes: self.disk_bytes.swap(0, Ordering::Relaxed),
             segments: self.segments.swap(0, Ordering::Relaxed),

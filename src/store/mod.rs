@@ -15,13 +15,15 @@ mod compactor;
 mod data_dir;
 mod frame;
 mod handle;
-mod inspecting;
+pub mod inspect;
 mod logged;
 mod mailbox;
 mod open;
 mod options;
 mod owner;
 mod plan;
+#[doc(hidden)]
+pub mod proving;
 mod provisional;
 mod recovery;
 mod secrets;
@@ -36,8 +38,3 @@ pub use command::{Answer, Command, Condition, Error, Found, Put, Reply, Tags, Tt
 pub use compactor::{Schedule, Scrub};
 pub use handle::{Store, Threads};
 pub use options::{Durability, Failure, Health, Opened, Options, fits_segment};
-
-/// Looking into a data dir without changing it.
-pub mod inspect {
-    pub use super::inspecting::print;
-}

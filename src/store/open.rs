@@ -79,12 +79,9 @@ pub(super) fn open_on(options: Options, disk: Arc<dyn Disk>) -> Result<Opened, F
             report(&found);
             let jwt_secret = secrets::jwt_secret(disk.as_ref())?;
             compaction = Compaction::of(&found);
-            let log = Log::start(Arc::clone(&disk), found.log, log_options, time)
-                .map_err(|error| failure(dir, error))?;
-            for damage in &found.broken {
-                set_aside(&disk, &damage.file).map_err(|error| failure(dir, error))?;
-            }
-            state = found.state;
+            let log;
+            (log, state) =
+                go_on(&disk, *found, log_options, time).map_err(|error| failure(dir, error))?;
             (log, jwt_secret)
         }
         Loaded::Nothing => {
@@ -134,8 +131,7 @@ pub(super) fn open_on(options: Options, disk: Arc<dyn Disk>) -> Result<Opened, F
             (log, jwt_secret)
         }
     };
-    secrets::remove_unfinished(disk.as_ref());
-    remove_unfinished(disk.as_ref());
+    clean_up(disk.as_ref());
     if let Some(key) = &options.admin_key {
         replace_admin_key(&mut log, &mut state, key, time).map_err(|error| failure(dir, error))?;
         // After the change is durable. If the file holds the same key it is as good as before.
@@ -150,6 +146,26 @@ pub(super) fn open_on(options: Options, disk: Arc<dyn Disk>) -> Result<Opened, F
         new_admin_key,
         ..opened
     })
+}
+
+/// Goes on behind what was read: in a new segment, with damaged snapshots set aside.
+pub(super) fn go_on(
+    disk: &Arc<dyn Disk>,
+    found: LoadedStore,
+    options: ekokv_wal::Options,
+    time: u64,
+) -> Result<(Log, State), Error> {
+    let log = Log::start(Arc::clone(disk), found.log, options, time)?;
+    for damage in &found.broken {
+        set_aside(disk, &damage.file)?;
+    }
+    Ok((log, found.state))
+}
+
+/// Removes what earlier runs did not finish.
+pub(super) fn clean_up(disk: &dyn Disk) {
+    secrets::remove_unfinished(disk);
+    remove_unfinished(disk);
 }
 
 /// Starts the threads on an open log and the state that it holds.
@@ -175,11 +191,9 @@ fn start(
         state.keyring().clone(),
         compaction.repair,
     ));
-    shared.space.expect(
-        compaction
-            .snapshot_bytes
-            .saturating_add(compaction.owed.records_bytes),
-    );
+    shared
+        .space
+        .expect(compaction.snapshot_bytes, compaction.owed);
     shared.space.sample(disk.as_ref());
     let Time { shown, logged } = timekeeper.tell(&shared);
     let compactor = Compactor {
@@ -191,6 +205,7 @@ fn start(
         generations: compaction.generations,
         owed: compaction.owed,
         repair: compaction.repair,
+        damage: None,
         scrub: options.scrub,
         since: Instant::now(),
         not_before: Instant::now(),
@@ -269,6 +284,7 @@ impl Compaction {
         Self {
             generations: found.generations.clone(),
             owed: Amounts {
+                records: log.records,
                 records_bytes: log.records_bytes,
                 disk_bytes: log.disk_bytes,
                 segments: log.segments,
@@ -385,7 +401,7 @@ fn records_of(mutations: &[Mutation<'_>]) -> Vec<u8> {
     records
 }
 
-fn bootstrap_id() -> io::Result<String> {
+pub(super) fn bootstrap_id() -> io::Result<String> {
     Ok(format!("{BOOTSTRAP_PREFIX}{}", hex(&random::<4>()?)))
 }
 
@@ -442,8 +458,10 @@ pub(super) fn failure(path: &Path, error: Error) -> Failure {
     match error {
         Error::Damaged(damage) => Failure::Damaged(format!(
             "the data in {dir} is damaged, and starting could lose what was acknowledged: {damage}. \
-             Nothing was changed. `ekokv wal {dir}` prints what can be read; then put back a copy of \
-             the whole data dir, or of the named file"
+             Nothing was changed. `ekokv check {dir}` gives a verdict on each file and `ekokv wal {dir}` \
+             prints what can be read of the log. Put back a copy of the whole data dir, or of the named \
+             file; without one, `ekokv salvage {dir} NEWDIR` writes what can be saved into a new one \
+             and lists what is lost"
         )),
         Error::TooLarge { .. } => Failure::Settings(error.to_string()),
         Error::Unreadable { ref source, .. } | Error::Io { ref source, .. } => data_dir::refused(

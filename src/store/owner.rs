@@ -134,14 +134,14 @@ impl Owner {
             reply,
         };
         let shared = &self.shared;
-        let cut = if shared.spares.in_stock() {
-            shared.frame.cut(ticket, |in_flight, together| {
-                let spans = spans(in_flight, together).saturating_add(2 * SEAL_BYTES);
-                spans <= shared.room.load(Ordering::SeqCst)
-            })
-        } else {
-            Err(ticket)
-        };
+        let cut = shared.frame.cut(ticket, |in_flight, together| {
+            let spans = spans(in_flight, together).saturating_add(2 * SEAL_BYTES);
+            let fits = spans <= shared.room.load(Ordering::SeqCst);
+            // A segment that nothing more goes into may be full to the last block: its room is
+            // without the seal that ends it.
+            let ends = in_flight == 0 && together == 0;
+            shared.spares.in_stock() && (ends || fits)
+        });
         if let Err(ticket) = cut {
             let _ = ticket.reply.send(Err(NotNow));
         }
@@ -260,14 +260,13 @@ impl Owner {
     }
 }
 
-/// Bytes of a segment that two batches take, the first of which may be empty.
+/// Bytes of a segment that two batches take; one without records is not written.
 fn spans(in_flight: u64, together: u64) -> u64 {
-    let flying = if in_flight == 0 {
-        0
-    } else {
-        span_of_records(in_flight)
+    let span = |bytes| match bytes {
+        0 => 0,
+        bytes => span_of_records(bytes),
     };
-    flying.saturating_add(span_of_records(together))
+    span(in_flight).saturating_add(span(together))
 }
 
 mod timing;

@@ -5,6 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use ekokv_wal::planted;
+
 use super::command::{Answer, Command, Condition, Error, Found, Put, Tags, Ttl};
 use crate::state::ttl::{SPAN_MS_MAX, format_rfc3339};
 use crate::state::{Entry, Key, Lookup, Mutation, Shown, State};
@@ -269,7 +271,11 @@ impl Planner<'_> {
         let version = self.state.live(key, self.now).map(|entry| entry.version);
         let holds = match condition {
             Condition::None => true,
-            Condition::Matches(tags) => version.is_some_and(|version| tags.contain(version)),
+            Condition::Matches(tags) => version.is_some_and(|version| {
+                tags.contain(version)
+                    || planted("condition-on-stale-state")
+                        && tags.contain(version.saturating_sub(1))
+            }),
             Condition::Absent => version.is_none(),
         };
         (!holds).then(|| self.show(key, Answer::ConditionFailed { version }))
@@ -281,6 +287,7 @@ impl Planner<'_> {
         self.state
             .expired_with_links(key, self.now)
             .then_some(Mutation::Expire { key })
+            .filter(|_| !planted("expired-links-kept"))
     }
 
     fn deadline(&self, ttl: Ttl) -> Result<Option<u64>, Error> {

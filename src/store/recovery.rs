@@ -16,11 +16,12 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use ekokv_wal::{CurrentState, Damage, Disk, Error, Found, Recovered, sealed_chain};
+use ekokv_wal::{CurrentState, Damage, Disk, Error, Found, Recovered, planted, sealed_chain};
 
 use super::compactor::{Generation, Generations};
 use super::open::OTHER_FILES;
 use super::snapshot::{self, Bad, DIR, Scan, load, sequence_of_name};
+use crate::clock::{Clock, SystemClock};
 use crate::state::{Mutation, State};
 
 /// So often a start that takes long says how far it is.
@@ -77,7 +78,7 @@ pub(super) fn read(disk: &dyn Disk, retention_ms: u64) -> Result<Loaded, Error> 
                 break;
             }
             Err(Bad::Damaged(damage)) => broken.push(damage),
-            Err(foreign @ Bad::Foreign(_)) => return Err(foreign.into()),
+            Err(bad @ (Bad::Foreign(_) | Bad::Passing(_))) => return Err(bad.into()),
         }
     }
     let (mut state, newest) = match base {
@@ -135,9 +136,14 @@ pub(super) fn snapshot_names(disk: &dyn Disk) -> Result<Vec<u64>, Error> {
 type Whole = (snapshot::Header, snapshot::Footer, State);
 
 fn named_as_it_is(path: &str, sequence: u64, found: Whole) -> Result<Whole, Bad> {
-    let last = found.0.end.position.sequence;
+    check_name(path, sequence, &found.0)?;
+    Ok(found)
+}
+
+fn check_name(path: &str, sequence: u64, header: &snapshot::Header) -> Result<(), Bad> {
+    let last = header.end.position.sequence;
     if last == sequence {
-        Ok(found)
+        Ok(())
     } else {
         Err(Bad::foreign(
             path,
@@ -154,7 +160,9 @@ fn older(
     sequence: u64,
     newest: &ekokv_wal::Predecessor,
 ) -> Result<Generation, Error> {
-    let scan = Scan::open(disk, &snapshot::path_of(sequence))?;
+    let path = snapshot::path_of(sequence);
+    let scan = Scan::open(disk, &path)?;
+    check_name(&path, sequence, scan.header())?;
     let end = scan.header().end;
     sealed_chain(disk, store_id, Some(&end), newest)?;
     Ok(Generation {
@@ -172,7 +180,17 @@ fn replay(
     let progress = Progress::new("log");
     ekokv_wal::read(disk, OTHER_FILES, from, &mut |path, offset, batch| {
         for (sequence, record) in (batch.first_sequence..).zip(batch.records()) {
-            let mutation = Mutation::decode(record?.bytes).map_err(|error| error.to_string())?;
+            let mut mutation =
+                Mutation::decode(record?.bytes).map_err(|error| error.to_string())?;
+            if planted("relative-ttl")
+                && let Mutation::Put {
+                    deadline: Some(at), ..
+                } = &mut mutation
+            {
+                *at = at
+                    .saturating_sub(batch.time)
+                    .saturating_add(SystemClock.now_ms());
+            }
             // What a clear frees is dropped here: nobody waits yet.
             let _ = state.apply(sequence, &mutation);
             state.released(sequence);

@@ -14,7 +14,7 @@ pub(super) const JWT_SECRET: &str = "jwt-secret";
 pub(super) const ADMIN_KEY: &str = "admin-key";
 
 /// A signing secret of fewer bytes can be guessed; RFC 7518 section 3.2 asks for 32 with HS256.
-const JWT_SECRET_BYTES_MIN: usize = 32;
+pub(super) const JWT_SECRET_BYTES_MIN: usize = 32;
 const SECRET_FILE_BYTES_MAX: u64 = 4096;
 
 /// `N` bytes from the operating system.

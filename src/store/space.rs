@@ -1,23 +1,27 @@
-//! Room on the disk: enough is kept for the next snapshot and two segments, so that deletes, expiry and
+//! Room on the disk: enough is kept for the next compaction and two segments, so that deletes, expiry and
 //! compaction always go on.
 //!
 //! | free bytes | what goes on |
 //! | --- | --- |
-//! | at least the next snapshot and two segments | everything |
+//! | at least the next compaction and two segments | everything |
 //! | less | writes that grow the state are refused (507); a compaction starts, and the older generation goes |
-//! | less than the next snapshot | no segment is prepared; compaction gives the older generation up first |
+//! | less than the next compaction and a segment | no segment is prepared but for a compaction, which starts at once and gives the older generation up first |
 //!
-//! The next snapshot is taken to be as long as the newest one and all records since: what the records
-//! replace makes it shorter.
+//! A compaction takes the next snapshot, and runs of what was logged if that is more than fits into
+//! memory. The snapshot is taken to be as long as the newest one and all records since: what the records
+//! replace makes it shorter. A record of the log takes a few bytes more in a snapshot or a run.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ekokv_wal::Disk;
 
-use super::logged::Logged;
+use super::logged::{Amounts, Logged};
 
 /// How many segments are kept free for what makes the state smaller.
 const SEGMENTS_KEPT: u64 = 2;
+/// A record in a snapshot or a run is at most so many bytes longer than in the log: each of them notes
+/// where the key ends and which sequence the record has.
+const RECORD_GROWTH_BYTES: u64 = 16;
 
 /// What is known of the room on the disk.
 #[derive(Debug)]
@@ -25,8 +29,10 @@ pub(super) struct Space {
     segment_bytes: u64,
     /// Bytes that were free when it was last looked.
     free: AtomicU64,
-    /// Length of the next snapshot without what was logged since the last rotation for it.
-    expected: AtomicU64,
+    /// Length of the newest snapshot.
+    snapshot: AtomicU64,
+    /// What was logged behind it before the last rotation for a compaction: records and their bytes.
+    owed: [AtomicU64; 2],
     /// A compaction waits for a segment to go on in.
     awaited: AtomicBool,
 }
@@ -36,7 +42,8 @@ impl Space {
         Self {
             segment_bytes,
             free: AtomicU64::new(u64::MAX),
-            expected: AtomicU64::new(0),
+            snapshot: AtomicU64::new(0),
+            owed: [AtomicU64::new(0), AtomicU64::new(0)],
             awaited: AtomicBool::new(false),
         }
     }
@@ -48,15 +55,18 @@ impl Space {
         self.free.store(free, Ordering::Relaxed);
     }
 
-    /// The newest snapshot, and what is owed to it, take so many bytes.
-    pub(super) fn expect(&self, bytes: u64) {
-        self.expected.store(bytes, Ordering::Relaxed);
+    /// The newest snapshot takes so many bytes, and so much was logged behind it.
+    pub(super) fn expect(&self, snapshot_bytes: u64, owed: Amounts) {
+        self.snapshot.store(snapshot_bytes, Ordering::Relaxed);
+        let [records, bytes] = &self.owed;
+        records.store(owed.records, Ordering::Relaxed);
+        bytes.store(owed.records_bytes, Ordering::Relaxed);
     }
 
     /// How many bytes are missing for a write that grows the state; 0 if none are.
     pub(super) fn missing(&self, logged: &Logged) -> u64 {
         let segments = SEGMENTS_KEPT.saturating_mul(self.segment_bytes);
-        self.snapshot_bytes(logged)
+        self.compaction_bytes(logged)
             .saturating_add(segments)
             .saturating_sub(self.free.load(Ordering::Relaxed))
     }
@@ -66,24 +76,39 @@ impl Space {
         self.awaited.store(awaited, Ordering::Relaxed);
     }
 
-    /// Whether a segment can be prepared and the next snapshot still fits, or is waited for by the
+    /// Whether a segment can be prepared and the next compaction still fits, or is waited for by the
     /// compaction that will find out.
     pub(super) fn has_segment(&self, logged: &Logged) -> bool {
-        self.awaited.load(Ordering::Relaxed)
-            || self
-                .snapshot_bytes(logged)
-                .saturating_add(self.segment_bytes)
-                <= self.free.load(Ordering::Relaxed)
+        self.awaited.load(Ordering::Relaxed) || !self.is_scarce(logged)
     }
 
-    /// Whether not even the next snapshot fits.
+    /// Whether not even the next compaction fits, with the segment that it ends.
     pub(super) fn is_scarce(&self, logged: &Logged) -> bool {
-        self.snapshot_bytes(logged) > self.free.load(Ordering::Relaxed)
+        self.compaction_bytes(logged)
+            .saturating_add(self.segment_bytes)
+            > self.free.load(Ordering::Relaxed)
     }
 
-    fn snapshot_bytes(&self, logged: &Logged) -> u64 {
-        let expected = self.expected.load(Ordering::Relaxed);
-        expected.saturating_add(logged.so_far().records_bytes)
+    fn compaction_bytes(&self, logged: &Logged) -> u64 {
+        let [records, bytes] = &self.owed;
+        let owed = Amounts {
+            records: records.load(Ordering::Relaxed),
+            records_bytes: bytes.load(Ordering::Relaxed),
+            ..Amounts::default()
+        };
+        let logged = owed + logged.so_far();
+        let growth = logged.records.saturating_mul(RECORD_GROWTH_BYTES);
+        let folded = logged.records_bytes.saturating_add(growth);
+        // A run in memory takes a segment.
+        let runs = if folded >= self.segment_bytes {
+            folded
+        } else {
+            0
+        };
+        self.snapshot
+            .load(Ordering::Relaxed)
+            .saturating_add(folded)
+            .saturating_add(runs)
     }
 }
 
@@ -92,33 +117,36 @@ mod tests {
     use ekokv_wal::SimDisk;
 
     use super::*;
-    use crate::store::logged::Amounts;
 
     #[test]
-    fn room_is_kept_for_the_next_snapshot_and_two_segments() {
+    fn room_is_kept_for_the_next_compaction_and_two_segments() {
         let disk = SimDisk::new();
         let logged = Logged::default();
         let space = Space::new(100);
         space.sample(&disk);
         assert_eq!(space.missing(&logged), 0);
-        space.expect(1_000);
-        logged.add(Amounts {
-            records_bytes: 50,
+        let amounts = |records, records_bytes| Amounts {
+            records,
+            records_bytes,
             ..Amounts::default()
-        });
-        for (free, missing, segment, scarce) in [
-            (1_250, 0, true, false),
-            (1_249, 1, true, false),
-            (1_150, 100, true, false),
-            (1_149, 101, false, false),
-            (1_050, 200, false, false),
-            (1_049, 201, false, true),
+        };
+        space.expect(1_000, amounts(0, 30));
+        logged.add(amounts(1, 4));
+        for (free, missing, segment) in [
+            (1_250, 0, true),
+            (1_249, 1, true),
+            (1_150, 100, true),
+            (1_149, 101, false),
+            (1_050, 200, false),
         ] {
             disk.set_capacity(Some(free));
             space.sample(&disk);
             assert_eq!(space.missing(&logged), missing, "{free}");
             assert_eq!(space.has_segment(&logged), segment, "{free}");
-            assert_eq!(space.is_scarce(&logged), scarce, "{free}");
+            assert_eq!(space.is_scarce(&logged), !segment, "{free}");
         }
+        // As much again in runs, once it does not fit into memory.
+        logged.add(amounts(0, 50));
+        assert_eq!(space.missing(&logged), 1_400 - 1_050);
     }
 }

@@ -40,6 +40,10 @@ pub(super) fn run(shared: &Arc<Shared>, wanted: &Receiver<()>, lock: &Lock, disk
             }
             prepared.is_ok()
         } else {
+            // Whatever room there is helps the compaction that makes more.
+            if let Err(error) = shared.spares.give_back() {
+                tracing::warn!(%error, "space that nothing needs is not given back");
+            }
             tracing::warn!(
                 missing = shared.space.missing(&shared.logged),
                 "there is no room for the next log segment beside the next snapshot"

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, TryRecvError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{ADMIN_KEY, Client};
 
@@ -135,6 +135,7 @@ impl Process {
     ) -> (usize, bool) {
         let command = Command::new(env!("CARGO_BIN_EXE_ekokv"));
         let (mut child, received) = spawn(command, data_dir, &[&SMALL, arguments].concat());
+        let begin = Instant::now();
         let (mut seen, mut ready) = (0, false);
         let mut files = files(data_dir);
         while seen < changes && !ready {
@@ -146,6 +147,7 @@ impl Process {
                     panic!("{status} before {changes} changes of the files");
                 }
             }
+            assert!(begin.elapsed() < PATIENCE, "neither ready nor at an end");
             let now = self::files(data_dir);
             seen += usize::from(now != files);
             files = now;

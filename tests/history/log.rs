@@ -36,7 +36,7 @@ pub(crate) struct Log {
 
 impl Log {
     /// Reads the log in `dir` once more. Says the sequence of the first change that was not there
-    /// before; what was there before must be there as it was.
+    /// before; what was there before must be there as it was, unless a snapshot has taken its place.
     pub(crate) fn read(&mut self, dir: &Path) -> u64 {
         let output = Command::new(env!("CARGO_BIN_EXE_ekokv"))
             .arg("wal")
@@ -47,12 +47,14 @@ impl Log {
         assert!(output.status.success(), "{error}");
         let found = parse(&String::from_utf8(output.stdout).unwrap());
         let fresh = self.changes.keys().last().map_or(0, |last| last + 1);
+        let first = found.keys().next().copied().unwrap_or(fresh);
+        assert!(first <= fresh, "the log begins behind what was read before");
         let before: BTreeMap<_, _> = found.range(..fresh).collect();
         assert!(
-            before.into_iter().eq(&self.changes),
+            before.into_iter().eq(self.changes.range(first..)),
             "the log has changed what it said"
         );
-        self.changes = found;
+        self.changes.extend(found);
         fresh
     }
 

@@ -11,6 +11,7 @@ pub(crate) mod dump;
 pub(crate) mod log;
 pub(crate) mod plant;
 pub(crate) mod register;
+mod request;
 pub(crate) mod search;
 pub(crate) mod small;
 pub(crate) mod versions;

@@ -75,6 +75,13 @@ pub(crate) fn batch_set(keys: &[&str], length: u64) -> Command {
     }
 }
 
+pub(crate) fn delete(key: &str) -> Command {
+    Command::Delete {
+        key: key.into(),
+        condition: Condition::None,
+    }
+}
+
 pub(crate) fn get(key: &str) -> Command {
     Command::Get {
         key: key.into(),

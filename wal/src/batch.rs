@@ -13,6 +13,7 @@ use crate::cell::{
     finish,
 };
 use crate::image::Image;
+use crate::planted::planted;
 
 /// Cells of a full parity group: 127 of data and one of parity, 64 KiB together.
 const GROUP_CELLS: usize = 128;
@@ -345,11 +346,97 @@ pub(crate) fn read(
         .batch
         .checked_add(1)
         .ok_or(Broken::Content("no batch numbers are left"))?;
+    let body = assemble(image, seed, start, number as u32, Some(number))?;
+    if body.previous() != Some(before.chain) {
+        return Err(Broken::Content("it does not follow the batch before it"));
+    }
+    let next = before
+        .sequence
+        .checked_add(1)
+        .ok_or(Broken::Content("no sequences are left"))?;
+    let whole = body.verify()?;
+    let batch = whole.batch();
+    let skips = batch.flags.has(Flags::SKIP) && batch.count == 0 && batch.first_sequence >= next;
+    if batch.first_sequence != next && !skips {
+        return Err(Broken::Content(
+            "its sequences do not follow those before it",
+        ));
+    }
+    Ok(whole)
+}
+
+/// Reads the batch whose first cell is the cell `start` of the segment, whatever came before it. It has
+/// all its CRCs and its own chain value; only that it follows the batch before is not known.
+pub(crate) fn read_alone(image: &Image, seed: Seed, start: usize) -> Option<Whole> {
+    // Every batch has two cells at least, and with both of them lost parity cannot rebuild it.
+    let batch_low = (0..2).find_map(|index| {
+        let position = start.checked_add(index)?;
+        match classify(image.cell(position)?, seed, position as u64) {
+            Class::Valid(trailer) if trailer.index == index => Some(trailer.batch_low),
+            _ => None,
+        }
+    })?;
+    let body = assemble(image, seed, start, batch_low, None).ok()?;
+    body.verify().ok()
+}
+
+/// The cells of a batch put together, parity used where it is needed; what they say is not verified yet.
+struct Body {
+    header: [u8; HEADER_BYTES],
+    flags: Flags,
+    records: Vec<u8>,
+    span: u64,
+    repaired_cells: u32,
+}
+
+impl Body {
+    fn previous(&self) -> Option<u128> {
+        u128_at(&self.header, PREVIOUS_AT)
+    }
+
+    fn verify(self) -> Result<Whole, Broken> {
+        let field = |at| u64_at(&self.header, at).unwrap_or_default();
+        let previous = self.previous().unwrap_or_default();
+        let chain = chain_value(previous, &self.header, &self.records);
+        if u128_at(&self.header, CHAIN_AT) != Some(chain) && !planted("chain-unchecked") {
+            return Err(Broken::Content(
+                "its chain value does not match its content",
+            ));
+        }
+        let count = u32_at(&self.header, COUNT_AT).unwrap_or_default();
+        let sequence = field(FIRST_SEQUENCE_AT)
+            .checked_add(u64::from(count))
+            .ok_or(Broken::Content("no sequences are left"))?
+            .saturating_sub(1);
+        let after = Position {
+            batch: field(NUMBER_AT),
+            sequence,
+            chain,
+        };
+        Ok(Whole {
+            header: self.header,
+            flags: self.flags,
+            records: self.records,
+            span: self.span,
+            repaired_cells: self.repaired_cells,
+            after,
+        })
+    }
+}
+
+/// Puts the cells of a batch together. `number` is the one that it must have, if that is known.
+fn assemble(
+    image: &Image,
+    seed: Seed,
+    start: usize,
+    batch_low: u32,
+    number: Option<u64>,
+) -> Result<Body, Broken> {
     let cells = Cells {
         image,
         seed,
         start,
-        batch_low: number as u32,
+        batch_low,
     };
 
     let mut repaired_cells = 0;
@@ -368,15 +455,14 @@ pub(crate) fn read(
     };
     let (payload, flags) = (first.0, first.1.of_batch());
     let header: [u8; HEADER_BYTES] = crate::bytes::array(&payload, 0).ok_or(Broken::Cells)?;
-    let field = |at| u64_at(&header, at).unwrap_or_default();
     let length = u32_at(&header, LENGTH_AT).unwrap_or_default() as usize;
-    let count = u32_at(&header, COUNT_AT).unwrap_or_default();
     let layout = Layout::of_records(length);
     // A length is believed only if the segment has room for it, before anything is allocated.
     if layout.cells > image.cells().saturating_sub(start) || layout.cells > INDEX_MAX {
         return Err(Broken::Content("its length does not fit into the segment"));
     }
-    if field(NUMBER_AT) != number {
+    let found = u64_at(&header, NUMBER_AT).unwrap_or_default();
+    if found as u32 != batch_low || number.is_some_and(|number| number != found) {
         return Err(Broken::Content("it has another number"));
     }
 
@@ -397,6 +483,7 @@ pub(crate) fn read(
             .collect();
         let rebuilt = match bad.as_slice() {
             [] => None,
+            [_] if planted("parity-unused") => return Err(Broken::Cells),
             [one] => {
                 repaired_cells += 1;
                 Some((
@@ -423,42 +510,12 @@ pub(crate) fn read(
         group_start = group.end;
     }
 
-    if u128_at(&header, PREVIOUS_AT) != Some(before.chain) {
-        return Err(Broken::Content("it does not follow the batch before it"));
-    }
-    let chain = chain_value(before.chain, &header, &records);
-    if u128_at(&header, CHAIN_AT) != Some(chain) {
-        return Err(Broken::Content(
-            "its chain value does not match its content",
-        ));
-    }
-    let next = before
-        .sequence
-        .checked_add(1)
-        .ok_or(Broken::Content("no sequences are left"))?;
-    let first_sequence = field(FIRST_SEQUENCE_AT);
-    let skips = flags.has(Flags::SKIP) && count == 0 && first_sequence >= next;
-    if first_sequence != next && !skips {
-        return Err(Broken::Content(
-            "its sequences do not follow those before it",
-        ));
-    }
-    let sequence = first_sequence
-        .checked_add(u64::from(count))
-        .ok_or(Broken::Content("no sequences are left"))?
-        .saturating_sub(1);
-    let after = Position {
-        batch: number,
-        sequence,
-        chain,
-    };
-    Ok(Whole {
+    Ok(Body {
         header,
         flags,
         records,
         span: layout.span(),
         repaired_cells,
-        after,
     })
 }
 

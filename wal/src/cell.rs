@@ -6,6 +6,7 @@
 use crc32fast::Hasher;
 
 use crate::bytes::{put, u32_at};
+use crate::planted::planted;
 
 /// Length of a cell in bytes: the sector size below which disks do not tear.
 pub const CELL_BYTES: usize = 512;
@@ -121,7 +122,8 @@ pub(crate) fn classify(cell: &[u8], seed: Seed, position: u64) -> Class {
     // written to its end; one with its magic and a wrong CRC was, and has changed since.
     // The tear may also lie within the magic: its first bytes, then zeros.
     let torn_magic = (1..4).any(|bytes| magic == MAGIC & ((1 << (8 * bytes)) - 1));
-    if torn_magic || magic.count_ones() <= UNWRITTEN_MAGIC_BITS_MAX {
+    let one_byte = planted("unwritten-by-one-byte") && cell.last() != MAGIC.to_le_bytes().last();
+    if torn_magic || magic.count_ones() <= UNWRITTEN_MAGIC_BITS_MAX || one_byte {
         return Class::Unwritten;
     }
     Class::Damaged
@@ -138,8 +140,11 @@ pub(crate) fn finish(cell: &mut [u8], seed: Seed, position: u64, trailer: Traile
 }
 
 fn checksum(cell: &[u8], seed: Seed, position: u64) -> u32 {
-    let mut hasher = Hasher::new_with_initial(seed.0);
-    hasher.update(&position.to_le_bytes());
+    let salted = !planted("crc-without-salt");
+    let mut hasher = Hasher::new_with_initial(if salted { seed.0 } else { 0 });
+    if !planted("crc-without-position") {
+        hasher.update(&position.to_le_bytes());
+    }
     hasher.update(cell.get(..CRC_AT).unwrap_or_default());
     hasher.finalize()
 }

@@ -6,7 +6,7 @@
 //! - Every byte of a written cell is covered by a CRC that is seeded with where it lies.
 //! - A segment is written by one process, from front to back; a synced sector is never rewritten.
 //! - Sequence numbers have no gap but the one that a batch flagged `skip` names.
-//! - Reading never changes a file; [`Log::start`] and [`Log::create`] are the only ones that do.
+//! - Reading never changes a file; [`Log`] alone does.
 //!
 //! # Files
 //!
@@ -97,9 +97,11 @@ mod error;
 mod header;
 mod image;
 mod log;
+mod planted;
 mod recover;
 mod scan;
 mod spare;
+mod survey;
 
 pub use batch::{Batch, Position, Record, Records, push_record, record_bytes, span_of_records};
 pub use cell::{BLOCK_BYTES, CELL_BYTES, Flags, PAYLOAD_BYTES, rewrite_checksums};
@@ -113,9 +115,12 @@ pub use disk::{
 pub use error::{Damage, Error};
 pub use header::{Mode, Predecessor, SegmentHeader, segment_path};
 pub use log::{Draft, Log, Options, Random, SEGMENT_BYTES_MAX, segment_bytes_needed};
+#[doc(hidden)]
+pub use planted::planted;
 pub use recover::{
     Found, Recovered, Visit, current, newest_sealed, read, read_sealed, sealed_chain,
     segment_numbers,
 };
 pub use scan::{Repair, Torn, scan_segment};
 pub use spare::Spares;
+pub use survey::{Seen, Survey, segment_header, survey};

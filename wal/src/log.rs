@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::header::{
     DIR, FIRST_BATCH_AT, Mode, Predecessor, SegmentHeader, number_of_name, segment_path,
 };
+use crate::planted::{in_two, planted};
 use crate::recover::{Copy, Recovered};
 use crate::spare::{SPARE_DIR, SPARE_PATH, Spare, Spares};
 
@@ -134,6 +135,31 @@ impl Log {
         Self::begin(disk, options, begin)
     }
 
+    /// Begins the log of a store whose state lies in a snapshot that ends at `end`, in a data dir
+    /// without a log. No segment before the first is there, and none is needed.
+    ///
+    /// # Errors
+    /// The call that failed. Until the last one has succeeded there is no `CURRENT`.
+    pub fn create_behind(
+        disk: Arc<dyn Disk>,
+        options: Options,
+        store_id: [u8; 16],
+        end: Predecessor,
+        time: u64,
+    ) -> Result<Self, Error> {
+        disk.create_dir(DIR).map_err(Error::io("create", DIR))?;
+        disk.sync_dir("").map_err(Error::io("sync", "."))?;
+        let begin = Begin {
+            store_id,
+            number: end.number.saturating_add(1),
+            predecessor: Some(end),
+            copies: Vec::new(),
+            flags: Flags::default(),
+            time,
+        };
+        Self::begin(disk, options, begin)
+    }
+
     /// Goes on behind a log that was read: a new segment that repeats what is doubtful. Then removes
     /// what no longer counts.
     ///
@@ -146,7 +172,11 @@ impl Log {
         time: u64,
     ) -> Result<Self, Error> {
         let mut copies = recovered.again;
-        if recovered.mode != Mode::Always && !recovered.stopped {
+        if planted("doubtful-not-repeated") {
+            copies.clear();
+        }
+        let ran_ahead = recovered.mode != Mode::Always && !recovered.stopped;
+        if ran_ahead && !planted("skip-left-out") {
             // Versions may have been shown that the disk never saw: none of them is given twice.
             let next = recovered.position.sequence.saturating_add(1);
             // Of skips one behind the other the last says all.
@@ -320,6 +350,10 @@ impl Log {
     /// be there is unknown, and nothing is written any more.
     pub fn append(&mut self, draft: Draft<'_>) -> Result<Position, Error> {
         self.check_latch()?;
+        if let Some((first, rest)) = in_two(draft) {
+            self.append(first)?;
+            return self.append(rest);
+        }
         let span = span_of_records(draft.records.len() as u64);
         if span > self.room() {
             let whole = self.options.segment_bytes;
@@ -368,7 +402,12 @@ impl Log {
         if !self.can_seal() {
             return Ok(());
         }
-        self.latching(|log| log.write_seal(time, Flags::default()))
+        let flags = if planted("quiet-seal-says-stop") {
+            Flags::STOP
+        } else {
+            Flags::default()
+        };
+        self.latching(|log| log.write_seal(time, flags))
     }
 
     /// Whether there are batches to seal, and room for it. The room that is kept for the last seal
@@ -410,7 +449,7 @@ impl Log {
 
     fn latching(&mut self, call: impl FnOnce(&mut Self) -> Result<(), Error>) -> Result<(), Error> {
         let result = call(self);
-        self.latched |= result.is_err();
+        self.latched |= result.is_err() && !planted("failure-does-not-latch");
         result
     }
 
@@ -421,7 +460,11 @@ impl Log {
             first_sequence: self.position.sequence.saturating_add(1),
             count: draft.count,
             time: draft.time,
-            durable: self.synced,
+            durable: if planted("durable-mark-too-high") {
+                self.synced.saturating_add(1)
+            } else {
+                self.synced
+            },
             flags: if after_sync {
                 flags.with(Flags::AFTER_SYNC)
             } else {
@@ -442,9 +485,11 @@ impl Log {
 
     fn sync_file(&mut self) -> Result<(), Error> {
         if self.synced != self.position.batch {
-            self.file
-                .sync()
-                .map_err(Error::io("sync", &segment_path(self.header.number)))?;
+            let mut synced = self.file.sync();
+            if synced.is_err() && planted("failed-sync-retried") {
+                synced = self.file.sync();
+            }
+            synced.map_err(Error::io("sync", &segment_path(self.header.number)))?;
             self.synced = self.position.batch;
         }
         Ok(())
@@ -466,9 +511,11 @@ impl Log {
 
     /// Seals this segment and goes on in the spare.
     fn rotate(&mut self, time: u64) -> Result<(), Error> {
-        self.sync_file()?;
-        if self.unsealed {
-            self.write_seal(time, Flags::default())?;
+        if !planted("rotation-leaves-unsynced") {
+            self.sync_file()?;
+            if self.unsealed {
+                self.write_seal(time, Flags::default())?;
+            }
         }
         let spare = self.spares.take()?;
         let number = self.header.number.saturating_add(1);
@@ -524,11 +571,15 @@ fn publish_segment(
 ) -> Result<(), Error> {
     let path = segment_path(header.number);
     write_full(file, 0, &header.encode()).map_err(Error::io("write", SPARE_PATH))?;
-    file.sync().map_err(Error::io("sync", SPARE_PATH))?;
+    if !planted("segment-named-unsynced") {
+        file.sync().map_err(Error::io("sync", SPARE_PATH))?;
+    }
     disk.rename(SPARE_PATH, &path)
         .map_err(Error::io("rename", &path))?;
-    disk.sync_dir(SPARE_DIR)
-        .map_err(Error::io("sync", SPARE_DIR))?;
+    if !planted("segment-name-unsynced") {
+        disk.sync_dir(SPARE_DIR)
+            .map_err(Error::io("sync", SPARE_DIR))?;
+    }
 
     let names = Current {
         state: CurrentState::Live,
@@ -538,9 +589,14 @@ fn publish_segment(
     };
     let tmp = current::TMP_NAME;
     write_full(current.as_mut(), 0, &names.encode()).map_err(Error::io("write", tmp))?;
-    current.sync().map_err(Error::io("sync", tmp))?;
+    if !planted("current-named-unsynced") {
+        current.sync().map_err(Error::io("sync", tmp))?;
+    }
     disk.rename(tmp, current::NAME)
         .map_err(Error::io("rename", current::NAME))?;
+    if planted("current-name-unsynced") {
+        return Ok(());
+    }
     disk.sync_dir("").map_err(Error::io("sync", "."))
 }
 

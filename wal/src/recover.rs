@@ -16,6 +16,7 @@ use crate::header::{
 };
 use crate::image::Image;
 use crate::log::SEGMENT_BYTES_MAX;
+use crate::planted::planted;
 use crate::scan::{Repair, Segment, Torn, bad_header};
 
 /// Directory of the snapshots; a file in it makes a directory a store.
@@ -266,7 +267,11 @@ pub fn read(
     Ok(Found::Log(Box::new(Recovered {
         store_id: current.store_id,
         position,
-        time: reader.time,
+        time: if planted("time-runs-back") {
+            0
+        } else {
+            reader.time
+        },
         mode: segment.header.mode,
         stopped: tail.stopped,
         batches: reader.batches,
@@ -420,7 +425,7 @@ fn load(
             "its header says that it is segment {}",
             header.number
         ))
-    } else if header.store_id != store_id {
+    } else if header.store_id != store_id && !planted("store-id-unchecked") {
         Some("it belongs to another store".to_owned())
     } else if length > SEGMENT_BYTES_MAX {
         Some(format!(
@@ -621,7 +626,11 @@ impl Tail {
     fn new(segment: &SegmentHeader) -> Self {
         Self {
             segment: *segment,
-            proven: segment.before().batch,
+            proven: if planted("doubtful-end-named") {
+                u64::MAX
+            } else {
+                segment.before().batch
+            },
             anchor: segment.predecessor,
             anchored_here: false,
             pending: VecDeque::new(),

@@ -10,6 +10,7 @@ use crate::cell::{BLOCK_BYTES, CELL_BYTES, Class, Flags, classify};
 use crate::error::{Damage, Error};
 use crate::header::{BadHeader, FIRST_BATCH_AT, SegmentHeader, segment_path};
 use crate::image::Image;
+use crate::planted::planted;
 
 /// A batch that was rebuilt from parity; the file stays as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,7 +56,7 @@ pub(crate) type Visit<'a> = dyn FnMut(u64, &Whole) -> Result<(), Error> + 'a;
 pub(crate) struct Segment {
     pub(crate) path: String,
     pub(crate) header: SegmentHeader,
-    image: Image,
+    pub(crate) image: Image,
 }
 
 impl Segment {
@@ -79,17 +80,18 @@ impl Segment {
         let mut position = self.header.before();
         let mut offset = FIRST_BATCH_AT;
         while offset < end {
-            let whole = batch::read(&self.image, self.header.seed(), cell_at(offset), position)
-                .map_err(|broken| {
-                    let reason = match broken {
-                        Broken::Cells => {
-                            "cells are damaged or missing, more than parity can rebuild"
-                        }
-                        Broken::Content(reason) => reason,
-                    };
-                    let lost = format!("{reason}; the segment behind it proves that it was there");
-                    self.refuse(offset, end, position, &lost)
-                })?;
+            let read = batch::read(&self.image, self.header.seed(), cell_at(offset), position);
+            if read.is_err() && planted("gap-is-skipped") {
+                return Ok(expected);
+            }
+            let whole = read.map_err(|broken| {
+                let reason = match broken {
+                    Broken::Cells => "cells are damaged or missing, more than parity can rebuild",
+                    Broken::Content(reason) => reason,
+                };
+                let lost = format!("{reason}; the segment behind it proves that it was there");
+                self.refuse(offset, end, position, &lost)
+            })?;
             self.note_repair(offset, &whole, repairs);
             visit(offset, &whole)?;
             position = whole.after;
@@ -124,7 +126,12 @@ impl Segment {
     }
 
     /// What it means that no batch verifies at `offset`. (A rebuilt batch has verified.)
-    fn verdict(&self, offset: u64, position: Position, broken: Broken) -> Result<End, Error> {
+    pub(crate) fn verdict(
+        &self,
+        offset: u64,
+        position: Position,
+        broken: Broken,
+    ) -> Result<End, Error> {
         let number = position.batch.saturating_add(1);
         let cells = cell_at(offset)..self.image.cells();
         if let Some(error) = self.unreadable(cells.clone()) {
@@ -146,6 +153,7 @@ impl Segment {
             let at = (cell * CELL_BYTES) as u64;
             let trailer = match classify(bytes, self.header.seed(), cell as u64) {
                 Class::Unwritten => continue,
+                Class::Damaged if planted("damage-is-an-end") => continue,
                 Class::Damaged => {
                     let reason = "a written cell has changed, and parity cannot rebuild it";
                     return Err(self.damaged(at, position, reason));
@@ -172,11 +180,12 @@ impl Segment {
                 return Err(self.damaged(at, position, reason));
             }
             let first = trailer.flags.has(Flags::FIRST);
-            let durable = first
+            let durable = (first && !planted("durable-mark-ignored"))
                 .then(|| batch::durable_mark(bytes))
                 .flatten()
                 .unwrap_or_default();
-            if later > 0 && (trailer.flags.has(Flags::AFTER_SYNC) || durable >= number) {
+            let proves = trailer.flags.has(Flags::AFTER_SYNC) || durable >= number;
+            if later > 0 && proves && !planted("proof-is-ignored") {
                 let reason = "a later batch proves that the batch here was synced; it is missing \
                               or damaged beyond what parity can rebuild";
                 return Err(self.damaged(offset, position, reason));
@@ -210,18 +219,19 @@ impl Segment {
     /// Whether the segment, which `CURRENT` does not know yet, may be removed: it is empty or holds
     /// only copies of batches that the segments before it have as well.
     pub(crate) fn is_superfluous(&self) -> bool {
-        (cell_at(FIRST_BATCH_AT)..self.image.cells()).all(|cell| {
-            self.image.is_zero(cell)
-                || match self
-                    .image
-                    .cell(cell)
-                    .map(|b| classify(b, self.header.seed(), cell as u64))
-                {
-                    Some(Class::Unwritten) => true,
-                    Some(Class::Valid(trailer)) => trailer.flags.has(Flags::AGAIN),
-                    Some(Class::Damaged) | None => false,
-                }
-        })
+        planted("newer-segment-ignored")
+            || (cell_at(FIRST_BATCH_AT)..self.image.cells()).all(|cell| {
+                self.image.is_zero(cell)
+                    || match self
+                        .image
+                        .cell(cell)
+                        .map(|b| classify(b, self.header.seed(), cell as u64))
+                    {
+                        Some(Class::Unwritten) => true,
+                        Some(Class::Valid(trailer)) => trailer.flags.has(Flags::AGAIN),
+                        Some(Class::Damaged) | None => false,
+                    }
+            })
     }
 
     /// The first place that the disk would not hand over.
@@ -229,7 +239,7 @@ impl Segment {
         self.unreadable(0..self.image.cells())
     }
 
-    fn note_repair(&self, offset: u64, whole: &Whole, repairs: &mut Vec<Repair>) {
+    pub(crate) fn note_repair(&self, offset: u64, whole: &Whole, repairs: &mut Vec<Repair>) {
         if whole.repaired_cells > 0 {
             repairs.push(Repair {
                 file: self.path.clone(),
@@ -266,7 +276,7 @@ impl Segment {
     }
 }
 
-fn cell_at(offset: u64) -> usize {
+pub(crate) fn cell_at(offset: u64) -> usize {
     usize::try_from(offset / CELL_BYTES as u64).unwrap_or(usize::MAX)
 }
 

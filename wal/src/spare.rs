@@ -10,6 +10,7 @@ use crate::current::{self, CURRENT_BYTES};
 use crate::disk::{Disk, File, write_full};
 use crate::error::Error;
 use crate::header::{DIR, segment_path};
+use crate::planted::planted;
 
 /// Bytes that are written between two calls of the pacing function.
 const FILL_BYTES: usize = 4 << 20;
@@ -88,15 +89,14 @@ impl Spares {
     /// The call that failed; what was made so far is removed. Nothing but the spare is touched, so
     /// it can be tried again.
     pub fn prepare(&self, pace: &mut dyn FnMut() -> bool) -> Result<(), Error> {
-        let finished = {
+        {
             let mut slot = self.slot();
             if matches!(slot.state, State::Empty) {
                 slot.state = State::Making;
             } else {
                 return Ok(());
             }
-            std::mem::take(&mut slot.finished)
-        };
+        }
         let made = self.make(self.segment_bytes, pace);
         let result = match made {
             Ok(Some(spare)) => {
@@ -112,6 +112,15 @@ impl Spares {
             }
         };
         self.made.notify_all();
+        result.and(self.give_back())
+    }
+
+    /// Gives the ends of finished segments back. [`Spares::prepare`] does it too.
+    ///
+    /// # Errors
+    /// The call that failed; what it was for is not tried again.
+    pub fn give_back(&self) -> Result<(), Error> {
+        let finished = std::mem::take(&mut self.slot().finished);
         for (number, offset, length) in finished {
             // Only space is at stake: the segment is removed some day anyway.
             let path = segment_path(number);
@@ -122,7 +131,7 @@ impl Spares {
                 other => other.map_err(Error::io("give back the end of", &path))?,
             }
         }
-        result
+        Ok(())
     }
 
     /// Makes a spare of a given length, synced; `None` if `pace` said not to go on.
@@ -199,7 +208,7 @@ impl Spares {
 /// Whether it was filled to the end.
 fn fill(file: &mut dyn File, length: u64, pace: &mut dyn FnMut() -> bool) -> std::io::Result<bool> {
     let zeros = vec![
-        0;
+        if planted("spare-not-zeroed") { 0xA5 } else { 0 };
         usize::try_from(length)
             .unwrap_or(FILL_BYTES)
             .min(FILL_BYTES)

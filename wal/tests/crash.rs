@@ -164,6 +164,9 @@ fn workload(mode: Mode) -> Run {
         run.write(15, 1, 30);
         run.sync();
         run.write(16, 1, 30);
+        // On into another segment, with nothing synced since.
+        run.write(17, 9, 400);
+        run.write(18, 9, 400);
     }
     run.write(20, 1, 900);
     run

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use common::{append, create, options, payloads, read_all};
 use ekokv_wal::{
-    BLOCK_BYTES, CELL_BYTES, Damage, Disk, Error, Log, Mode, SegmentHeader, SimDisk,
+    BLOCK_BYTES, CELL_BYTES, Damage, Disk, Error, Log, Mode, SegmentHeader, SimDisk, SimFault,
     rewrite_checksums, scan_segment, segment_path,
 };
 
@@ -395,6 +395,55 @@ fn after_an_unclean_run_that_answers_before_it_syncs_no_sequence_is_given_twice(
             "no skip after a clean stop"
         );
     }
+}
+
+#[test]
+fn the_end_that_a_new_segment_names_is_on_the_disk_in_every_mode() {
+    for mode in [Mode::Always, Mode::Interval, Mode::Os] {
+        let (disk, mut log) = log_of(mode, 1);
+        let mut tag = 200;
+        // No sync but those of the log itself.
+        while log.segment().number == 1 {
+            append(&mut log, &payloads(tag, 1, 3_000));
+            tag += 1;
+        }
+        let named = log.segment().predecessor.unwrap();
+        drop(log);
+        let (recovered, content) = read_all(&disk.power_cut(|_, _| 0, 0)).unwrap();
+        let last = content.records.last().unwrap().0;
+        assert_eq!(last, named.position.sequence, "{mode:?}");
+        assert_eq!(recovered.unwrap().repairs, []);
+    }
+}
+
+#[test]
+fn a_seal_of_a_quiet_moment_is_no_end_of_the_run() {
+    for mode in [Mode::Interval, Mode::Os] {
+        let (disk, mut log) = log_of(mode, 2);
+        log.seal(2_500).unwrap();
+        let sealed_at = log.position().sequence;
+        append(&mut log, &payloads(96, 2, 10));
+        drop(log);
+        // What was answered behind the seal and not synced goes, and its sequences with it.
+        let disk = disk.power_cut(|_, _| 0, 0);
+        assert!(!read_all(&disk).unwrap().0.unwrap().stopped);
+        let log = restart(&disk, mode);
+        assert_eq!(log.position().sequence, sealed_at + (1 << 32));
+    }
+}
+
+#[test]
+fn row_39_a_short_write_goes_on_at_the_same_offset() {
+    let (disk, mut log) = log_of(Mode::Always, 1);
+    let mut writes = 0;
+    disk.interfere(move |call, _, _| {
+        writes += u32::from(call == "write");
+        (call == "write" && writes <= 3).then_some(SimFault::Short)
+    });
+    append(&mut log, &payloads(112, 3, 900));
+    log.sync().unwrap();
+    let whole = read_all(&disk.power_cut(|_, _| 0, 0)).unwrap().1;
+    assert_eq!(whole.records.len(), 6);
 }
 
 #[test]

@@ -3,14 +3,16 @@
 
 use std::sync::Arc;
 
-use ekokv_wal::{Disk, Error, Predecessor, read_sealed};
+use ekokv_wal::{Disk, Error, Predecessor, planted, read_sealed};
 
-use super::generations::Generation;
+use super::generations::{Generation, Generations};
 use super::merge::{Base, Ended, Nothing, merge};
 use super::pace::Pace;
 use super::runs::{Collector, Refused};
 use crate::state::{Fingerprint, Recorded, State};
-use crate::store::snapshot::{Bad, DIR, Header, Scan, TMP_SUFFIX, Writer, path_of, verify};
+use crate::store::snapshot::{
+    Bad, DIR, Header, Scan, TMP_SUFFIX, Writer, is_passing, path_of, verify,
+};
 
 /// Why no snapshot was made.
 #[derive(Debug)]
@@ -26,6 +28,7 @@ pub(super) enum Trouble {
 impl From<Error> for Trouble {
     fn from(error: Error) -> Self {
         match error {
+            Error::Unreadable { ref source, .. } if is_passing(source) => Self::Storage(error),
             Error::Damaged(_) | Error::Unreadable { .. } => Self::Damage(error),
             Error::Io { .. } | Error::TooLarge { .. } | Error::Latched => Self::Storage(error),
         }
@@ -43,7 +46,7 @@ impl From<Ended> for Trouble {
 
 impl From<Bad> for Trouble {
     fn from(bad: Bad) -> Self {
-        Self::Damage(bad.into())
+        Error::from(bad).into()
     }
 }
 
@@ -98,7 +101,16 @@ pub(super) fn build(
     let tmp = format!("{path}{TMP_SUFFIX}");
     disk.create_dir(DIR).map_err(Error::io("create", DIR))?;
     disk.sync_dir("").map_err(Error::io("sync", "."))?;
-    let made = write(disk, base, &tmp, order).and_then(|()| compare(disk, &tmp, order));
+    let made = write(disk, base, &tmp, order).and_then(|()| {
+        if planted("log-removed-unverified") {
+            let generation = Generation {
+                end: order.to,
+                bytes: 0,
+            };
+            Generations::new(vec![generation]).retire(disk.as_ref(), true)?;
+        }
+        compare(disk, &tmp, order)
+    });
     let bytes = match made {
         Ok(bytes) => bytes,
         Err(trouble) => {
@@ -109,7 +121,9 @@ pub(super) fn build(
     };
     disk.rename(&tmp, &path)
         .map_err(Error::io("rename", &path))?;
-    disk.sync_dir(DIR).map_err(Error::io("sync", DIR))?;
+    if !planted("snapshot-name-unsynced") {
+        disk.sync_dir(DIR).map_err(Error::io("sync", DIR))?;
+    }
     Ok(Generation {
         end: order.to,
         bytes,
@@ -191,7 +205,7 @@ fn compare(disk: &Arc<dyn Disk>, tmp: &str, order: &mut Order<'_>) -> Result<u64
         Ok(None) => return Err(Trouble::Stopping),
         Ok(Some(found)) => found,
     };
-    if footer.fingerprint != order.fingerprint {
+    if footer.fingerprint != order.fingerprint && !planted("snapshot-uncompared") {
         // All files verified, and yet this is not what was served: neither the log nor the snapshot
         // before can be trusted to say it. The live state can.
         return Err(Trouble::Damage(

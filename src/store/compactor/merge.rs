@@ -4,7 +4,7 @@
 //! What always holds: each key goes through its mutations by [`Lone`], that is by the state's own
 //! `apply`; a mutation that the base has seen already is not applied again.
 
-use ekokv_wal::Error;
+use ekokv_wal::{Error, planted};
 
 use super::runs::Run;
 use crate::state::{Kept, Key, Lone, Mutation, Recorded};
@@ -62,7 +62,9 @@ pub(super) fn merge(
         if from_base.as_ref().is_some_and(|base| base.key == key) {
             recorded = std::mem::replace(&mut from_base, base.next()?);
         }
-        let recorded = recorded.filter(|recorded| recorded.kept.version() > cleared_at);
+        let recorded = recorded.filter(|recorded| {
+            recorded.kept.version() > cleared_at || planted("cleared-is-revived")
+        });
         let seen = recorded.as_ref().map_or(0, |r| r.kept.version());
         let changed = runs.iter().any(|run| stands_at(run, &key));
         let kept = if changed {
@@ -72,6 +74,7 @@ pub(super) fn merge(
                 while stands_at(run, &key) {
                     if let Some(logged) = run.peek()
                         && logged.sequence > seen
+                        && (seen == 0 || !planted("known-keys-not-changed"))
                     {
                         let mutation = Mutation::decode(logged.bytes).map_err(unread)?;
                         lone.apply(logged.sequence, &mutation, logged.crc);

@@ -47,6 +47,8 @@ const LOOK: Duration = Duration::from_millis(200);
 const SPARE_PATIENCE: Duration = Duration::from_millis(5);
 /// Without a next segment after so long there is no compaction now.
 const ROTATION_PATIENCE: Duration = Duration::from_secs(10);
+/// The same if the next segment could not be made, time for another try or two.
+const FAILED_PATIENCE: Duration = Duration::from_secs(2);
 /// The same at a stop, which goes on without.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
 /// After a failure nothing is begun by itself for so long.
@@ -64,6 +66,8 @@ pub(super) struct Compactor {
     pub(super) owed: Amounts,
     /// Damage was met that the next compaction folds away.
     pub(super) repair: bool,
+    /// Damage that a rescue was begun for and not ended: it is begun again.
+    pub(super) damage: Option<Error>,
     pub(super) scrub: Scrub,
     /// When the last compaction ended, or the store started.
     pub(super) since: Instant,
@@ -113,8 +117,11 @@ impl Compactor {
             logged: self.owed + self.shared.logged.so_far(),
             snapshot_bytes: self.generations.newest().map_or(0, |g| g.bytes),
             elapsed: self.since.elapsed(),
-            repair: self.repair,
+            repair: self.repair || self.damage.is_some(),
+            failed: self.shared.compaction_failed.load(Ordering::Relaxed),
             space_short: self.is_space_short(),
+            stuck: !self.shared.spares.ready()
+                && !self.shared.space.has_segment(&self.shared.logged),
         }
     }
 
@@ -164,6 +171,9 @@ impl Compactor {
     }
 
     fn compact_or_rescue(&mut self, pace: &mut Pace) -> Result<u64, Trouble> {
+        if let Some(damage) = self.damage.take() {
+            return self.rescue(damage, pace);
+        }
         self.make_room();
         let rotated = self.rotate()?;
         match self.fold(&rotated, pace) {
@@ -222,7 +232,7 @@ impl Compactor {
         );
         self.generations.publish(made);
         self.owed = Amounts::default();
-        self.shared.space.expect(made.bytes);
+        self.shared.space.expect(made.bytes, self.owed);
     }
 
     /// Removes what no generation needs; with `only_newest`, or while space is short, all but the
@@ -253,8 +263,7 @@ impl Compactor {
         let rotated = rotated?;
         self.owed += rotated.logged;
         let newest = self.generations.newest().map_or(0, |newest| newest.bytes);
-        let expected = newest.saturating_add(self.owed.records_bytes);
-        self.shared.space.expect(expected);
+        self.shared.space.expect(newest, self.owed);
         Ok(rotated)
     }
 
@@ -265,11 +274,17 @@ impl Compactor {
             self.shared.mailbox.assign(Chore::Rotate(reply));
             match replied.recv() {
                 Ok(Ok(rotated)) => return Ok(rotated),
+                Ok(Err(NotNow)) if self.shared.failed().is_some() => {
+                    return Err(Trouble::Stopping);
+                }
                 Ok(Err(NotNow)) => {
-                    let patience = if self.shared.desk.is_stopping() {
-                        STOP_PATIENCE
-                    } else {
-                        ROTATION_PATIENCE
+                    let failed = self.shared.spare_failed.load(Ordering::Relaxed);
+                    let patience = match (self.shared.desk.is_stopping(), failed) {
+                        // The next try is as far away as that patience.
+                        (true, true) => Duration::ZERO,
+                        (true, false) => STOP_PATIENCE,
+                        (false, true) => FAILED_PATIENCE,
+                        (false, false) => ROTATION_PATIENCE,
                     };
                     if asked.elapsed() >= patience {
                         let full = std::io::ErrorKind::StorageFull;
@@ -302,3 +317,6 @@ fn set_aside_or_warn(disk: &Arc<dyn Disk>, file: &str) {
         tracing::warn!(%error, "a damaged file cannot be set aside; nothing reads it any more");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,8 +31,12 @@ pub(super) struct Facts {
     pub(super) elapsed: Duration,
     /// Damage was met that compaction folds away.
     pub(super) repair: bool,
+    /// The last compaction came to nothing.
+    pub(super) failed: bool,
     /// Space is short, and compaction gives some back.
     pub(super) space_short: bool,
+    /// There is not even room for the next segment: soon nothing is written any more.
+    pub(super) stuck: bool,
 }
 
 /// `--snapshot-interval` and `--snapshot-growth`.
@@ -64,6 +68,7 @@ impl Schedule {
             records_bytes,
             disk_bytes,
             segments,
+            ..
         } = facts.logged;
         if facts.repair {
             return Some("damage is folded away");
@@ -72,7 +77,10 @@ impl Schedule {
             return None;
         }
         let part = records_bytes > facts.snapshot_bytes / INTERVAL_PART;
-        if facts.space_short && (part || facts.elapsed >= SHORT_INTERVAL) {
+        if facts.failed {
+            return Some("the last one came to nothing");
+        }
+        if facts.stuck || facts.space_short && (part || facts.elapsed >= SHORT_INTERVAL) {
             return Some("space is short");
         }
         if records_bytes > GROWTH_BYTES_MIN && self.grown(records_bytes, facts.snapshot_bytes) {
@@ -114,6 +122,7 @@ mod tests {
         let records_bytes = records_mib * MIB;
         Facts {
             logged: Amounts {
+                records: records_mib,
                 records_bytes,
                 disk_bytes: 2 * records_bytes,
                 segments,
@@ -121,7 +130,9 @@ mod tests {
             snapshot_bytes: snapshot_mib * MIB,
             elapsed: Duration::from_secs(60 * minutes),
             repair: false,
+            failed: false,
             space_short: false,
+            stuck: false,
         }
     }
 
@@ -152,13 +163,19 @@ mod tests {
     }
 
     #[test]
-    fn damage_and_lack_of_space_do_not_wait() {
+    fn damage_failure_and_lack_of_space_do_not_wait() {
         let mut damaged = facts(0, 0, 10_000, 0);
         damaged.repair = true;
         assert_eq!(SCHEDULE.due(&damaged), Some("damage is folded away"));
+        let mut failed = facts(1, 1, 10_000, 0);
+        failed.failed = true;
+        assert_eq!(SCHEDULE.due(&failed), Some("the last one came to nothing"));
         let mut short = facts(1, 1, 10, 0);
         short.space_short = true;
         assert_eq!(SCHEDULE.due(&short), None);
+        short.stuck = true;
+        assert_eq!(SCHEDULE.due(&short), Some("space is short"));
+        short.stuck = false;
         short.elapsed = SHORT_INTERVAL;
         assert_eq!(SCHEDULE.due(&short), Some("space is short"));
         short.logged.records_bytes = 2 * MIB;

@@ -13,9 +13,9 @@ use ekokv_wal::{Error, Predecessor};
 
 use super::build::{Trouble, build};
 use super::pace::Pace;
-use super::{Compactor, try_set_aside};
+use super::{Compactor, Generation, try_set_aside};
 use crate::state::Recorded;
-use crate::store::chore::Chore;
+use crate::store::chore::{Chore, Rotated};
 use crate::store::snapshot::{DIR, Header, TMP_SUFFIX, Writer};
 
 impl Compactor {
@@ -30,22 +30,14 @@ impl Compactor {
             .unrepaired
             .store(true, std::sync::atomic::Ordering::Relaxed);
         let started = Instant::now();
-        let begun = self.rotate()?;
-        let Some(from) = begun.end else {
-            return Err(Trouble::Damage(damage));
+        let (made, closed) = match self.write_out(pace) {
+            Ok(rescued) => rescued,
+            Err(trouble) => {
+                // No compaction must forget it.
+                self.damage = Some(damage);
+                return Err(trouble);
+            }
         };
-        let slices = format!("{DIR}/rescue{TMP_SUFFIX}");
-        let rescued = self
-            .write_slices(&slices, from, begun.time, pace)
-            .and_then(|()| {
-                let closed = self.rotate()?;
-                let to = closed.end.unwrap_or(from);
-                let mut order = self.order(Some(from), &closed, to, pace);
-                let made = build(&self.disk, Some(&slices), &mut order)?;
-                Ok((made, closed))
-            });
-        let _ = self.disk.remove(&slices);
-        let (made, closed) = rescued?;
         let sequence = made.sequence();
         // One of the same name has just been replaced.
         let replaced = made.path();
@@ -59,6 +51,25 @@ impl Compactor {
         self.generations.give_up_older();
         self.retire(true);
         Ok(sequence)
+    }
+
+    /// The state in slices, and what is logged meanwhile, into a new snapshot.
+    fn write_out(&mut self, pace: &mut Pace) -> Result<(Generation, Rotated), Trouble> {
+        let begun = self.rotate()?;
+        // A log without an end of a segment is a new one, and nothing of it was read.
+        let from = begun.end.ok_or(Trouble::Stopping)?;
+        let slices = format!("{DIR}/rescue{TMP_SUFFIX}");
+        let rescued = self
+            .write_slices(&slices, from, begun.time, pace)
+            .and_then(|()| {
+                let closed = self.rotate()?;
+                let to = closed.end.unwrap_or(from);
+                let mut order = self.order(Some(from), &closed, to, pace);
+                let made = build(&self.disk, Some(&slices), &mut order)?;
+                Ok((made, closed))
+            });
+        let _ = self.disk.remove(&slices);
+        rescued
     }
 
     fn write_slices(

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use ekokv_wal::{Batch, Disk, Error, File, read_full, write_full};
+use ekokv_wal::{Batch, Disk, Error, File, planted, read_full, write_full};
 
 use crate::state::{Mutation, State};
 use crate::store::snapshot::{DIR, TMP_SUFFIX};
@@ -86,6 +86,9 @@ impl Collector {
             let record = record.map_err(|reason| Refused::Undecoded(reason.to_owned()))?;
             let mutation = Mutation::decode(record.bytes)
                 .map_err(|error| Refused::Undecoded(error.to_string()))?;
+            if planted("tombstone-dropped") && matches!(mutation, Mutation::Delete { .. }) {
+                continue;
+            }
             let Some(key) = mutation.key() else {
                 if mutation == Mutation::Clear {
                     self.cleared_at = sequence;

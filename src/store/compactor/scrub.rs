@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use ekokv_wal::{Error, Predecessor, newest_sealed, read_sealed};
+use ekokv_wal::{Error, Predecessor, newest_sealed, read_sealed, sealed_chain, segment_path};
 
 use super::build::Trouble;
 use super::pace::Pace;
@@ -53,6 +53,17 @@ enum Seen {
     Damaged(Error),
 }
 
+impl Seen {
+    /// What an error of reading says.
+    fn of(error: Error) -> Self {
+        match Trouble::from(error) {
+            Trouble::Damage(error) => Self::Damaged(error),
+            // Not the file's fault: another round will tell.
+            Trouble::Storage(_) | Trouble::Stopping => Self::Interrupted,
+        }
+    }
+}
+
 /// Rounds of scrubbing.
 pub(super) struct Scrubber {
     settings: Scrub,
@@ -76,6 +87,7 @@ impl Scrubber {
             if Instant::now() < self.next_round {
                 return;
             }
+            look_at_current(compactor);
             self.round = parts(compactor);
             self.round.reverse();
         }
@@ -118,11 +130,12 @@ impl Scrubber {
             Part::Snapshot { path, .. } => match verify(&compactor.disk, path, &mut pace) {
                 Ok(Some(_)) => Seen::Whole,
                 Ok(None) => Seen::Interrupted,
-                Err(bad) => Seen::Damaged(bad.into()),
+                Err(bad) => Seen::of(bad.into()),
             },
             Part::Log {
                 store_id, from, to, ..
             } => {
+                uncache(compactor, *store_id, from.as_ref(), to);
                 let mut interrupted = false;
                 let read = read_sealed(
                     compactor.disk.as_ref(),
@@ -142,9 +155,41 @@ impl Scrubber {
                     _ if interrupted => Seen::Interrupted,
                     Ok(repairs) if repairs.is_empty() => Seen::Whole,
                     Ok(_) => Seen::Repaired,
-                    Err(error) => Seen::Damaged(error),
+                    Err(error) => Seen::of(error),
                 }
             }
+        }
+    }
+}
+
+/// Asks the system to forget sealed segments: what lies in memory says nothing about the disk.
+fn uncache(
+    compactor: &Compactor,
+    store_id: [u8; 16],
+    from: Option<&Predecessor>,
+    to: &Predecessor,
+) {
+    let disk = compactor.disk.as_ref();
+    // What is wrong with them, reading them will tell.
+    for header in sealed_chain(disk, store_id, from, to).unwrap_or_default() {
+        if let Ok(file) = disk.open(&segment_path(header.number)) {
+            file.uncache();
+        }
+    }
+}
+
+/// `CURRENT` has two copies. If one or both are lost, the next segment's takes its place.
+fn look_at_current(compactor: &mut Compactor) {
+    let lost = match ekokv_wal::current(compactor.disk.as_ref(), &[]) {
+        Ok(Some((_, one_copy))) => one_copy,
+        Ok(None) | Err(Error::Damaged(_)) => true,
+        Err(_) => false,
+    };
+    if lost {
+        tracing::error!("CURRENT is damaged; it is written anew");
+        // A segment without a record cannot be ended; then a later round tries again.
+        if compactor.rotate().is_err() {
+            tracing::warn!("CURRENT could not be written anew; it is tried again");
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The owner without its threads: what is answered when, with the committer's part played by hand.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use ekokv_wal::{Draft, Log, Mode, SimDisk};
 use tokio::sync::oneshot;
@@ -9,7 +11,7 @@ use super::*;
 use crate::clock::ManualClock;
 use crate::state::Form;
 use crate::state::find::{Cursor, Filter, Query};
-use crate::store::command::{Command, Condition, Put, Reply, Ttl};
+use crate::store::command::{Command, Condition, Put, Reply, Tags, Ttl};
 use crate::store::frame::{OpenFrame, Work};
 use crate::store::mailbox::{MAILBOX_COMMANDS_MAX, Mailbox, Taken};
 
@@ -235,7 +237,7 @@ fn a_read_that_is_queued_while_its_sequence_is_released_is_answered() {
         .owner
         .shared
         .frame
-        .answer_after(1, 1, reply_to, Answer::Missing);
+        .queue(1, 1, reply_to, Answer::Missing);
     assert_eq!(answer(&mut receiver).sequence, 1);
 }
 
@@ -304,6 +306,45 @@ fn row_48_a_frame_that_is_full_still_tells_the_time_for_what_is_hidden() {
     assert_eq!(frame.time, NOW_MS + 1_000);
     bench.owner.shared.frame.release(frame.last_sequence, frame);
     assert_eq!(answer(&mut hidden).answer, Answer::Expired);
+}
+
+#[test]
+fn a_segment_ends_between_two_requests_of_a_frame_with_the_fingerprint_of_that_moment() {
+    let mut bench = Bench::new(1 << 20, u64::MAX);
+    bench.log.spares().prepare(&mut || true).unwrap();
+    bench.send(set("a"));
+    let then = bench.owner.state.fingerprint();
+    let (reply, _replied) = std::sync::mpsc::sync_channel(1);
+    bench.owner.do_chore(Chore::Rotate(reply));
+    bench.send(set("b"));
+    let before = bench.take();
+    assert_eq!((before.count, before.last_sequence), (1, 1));
+    assert_eq!(before.ticket.map(|ticket| ticket.fingerprint), Some(then));
+    let behind = bench.take();
+    assert_eq!((behind.count, behind.last_sequence), (1, 2));
+    assert!(behind.ticket.is_none());
+}
+
+#[test]
+fn a_condition_is_decided_on_what_was_applied_released_or_not() {
+    let mut bench = Bench::new(1 << 20, u64::MAX);
+    let set_if = |condition| match set("a") {
+        Command::Set { put, .. } => Command::Set { put, condition },
+        other => other,
+    };
+    let version = |version| Condition::Matches(Tags::OneOf(vec![version]));
+    let mut first = bench.send(set_if(Condition::Absent));
+    let mut second = bench.send(set_if(version(1)));
+    let mut too_late = bench.send(set_if(version(1)));
+    let mut there = bench.send(set_if(Condition::Absent));
+    bench.commit();
+    for (receiver, sequence) in [(&mut first, 1), (&mut second, 2)] {
+        assert_eq!(answer(receiver).sequence, sequence);
+    }
+    for receiver in [&mut too_late, &mut there] {
+        let refused = Answer::ConditionFailed { version: Some(2) };
+        assert_eq!(answer(receiver).answer, refused);
+    }
 }
 
 #[test]
@@ -377,6 +418,29 @@ fn the_links_of_a_key_stay_listable() {
     assert!(matches!(refused, Error::LinksFull { .. }), "{refused}");
     assert_eq!(bench.owner.applied, 1);
     assert!(waits(&mut bench.send(link(1_000))));
+}
+
+#[test]
+fn links_end_with_a_value_that_expired_unnoticed() {
+    let mut bench = Bench::new(1 << 20, u64::MAX);
+    let mut brief = set("a");
+    if let Command::Set { put, .. } = &mut brief {
+        put.ttl = Ttl::After(Duration::from_millis(500));
+    }
+    bench.send(brief);
+    bench.send(Command::Link {
+        key: "a".into(),
+        collection: "users".into(),
+        record_id: "1".into(),
+        metadata: None,
+    });
+    bench.commit();
+    // No purge comes between the deadline and the next set.
+    bench.owner.now.shown += 500;
+    bench.send(set("a"));
+    let mut links = bench.send(Command::Links { key: "a".into() });
+    bench.commit();
+    assert_eq!(answer(&mut links).answer, Answer::Links(Vec::new()));
 }
 
 #[test]

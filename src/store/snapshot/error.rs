@@ -15,6 +15,8 @@ pub(in crate::store) enum Bad {
     Damaged(Damage),
     /// It is whole and not for this store, or for a newer program: nothing serves in its place.
     Foreign(Damage),
+    /// This process could not read it just now, which says nothing about the file.
+    Passing(Damage),
 }
 
 impl Bad {
@@ -30,7 +32,16 @@ impl Bad {
 
     /// A file that the disk does not hand over.
     pub(super) fn unreadable(path: &str, offset: u64) -> impl FnOnce(io::Error) -> Self {
-        move |error| Self::damaged(path, offset, format!("it cannot be read: {error}"))
+        move |error| {
+            let reason = format!("it cannot be read: {error}");
+            let passing = is_passing(&error);
+            let damage = damage(path, offset, reason);
+            if passing {
+                Self::Passing(damage)
+            } else {
+                Self::Damaged(damage)
+            }
+        }
     }
 
     /// A new snapshot that is not what the live state was.
@@ -44,12 +55,29 @@ impl Bad {
         )
     }
 
-    /// What is wrong.
+    /// What is wrong, and where.
     pub(in crate::store) fn damage(&self) -> &Damage {
         match self {
-            Self::Damaged(damage) | Self::Foreign(damage) => damage,
+            Self::Damaged(damage) | Self::Foreign(damage) | Self::Passing(damage) => damage,
         }
     }
+}
+
+/// Whether an error comes from what the process may have or do, and not from the disk.
+pub(in crate::store) fn is_passing(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let passing = [
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::NOMEM,
+        Errno::INTR,
+        Errno::AGAIN,
+        Errno::ACCESS,
+    ];
+    let code = error.raw_os_error();
+    passing
+        .iter()
+        .any(|errno| code == Some(errno.raw_os_error()))
 }
 
 impl fmt::Display for Bad {
@@ -62,6 +90,7 @@ impl From<Bad> for Error {
     fn from(bad: Bad) -> Self {
         match bad {
             Bad::Damaged(damage) | Bad::Foreign(damage) => Self::Damaged(damage),
+            Bad::Passing(damage) => Self::io("read", &damage.file)(io::Error::other(damage.reason)),
         }
     }
 }

@@ -189,9 +189,18 @@ impl Footer {
     }
 }
 
-/// CRC of a block's number, the first fields of its header, and its entries.
-pub(super) fn block_crc(seed: u32, number: u64, head: &[u8], entries: &[u8]) -> u32 {
-    seeded(seed, &[&number.to_le_bytes(), head, entries])
+/// CRC of a block's number, the first fields of its header, and its entries, which are less than 4 GiB.
+pub(super) fn block_crc(seed: u32, number: u64, count: u32, entries: &[u8]) -> u32 {
+    let length = (entries.len() as u32).to_le_bytes();
+    seeded(
+        seed,
+        &[
+            &number.to_le_bytes(),
+            &length,
+            &count.to_le_bytes(),
+            entries,
+        ],
+    )
 }
 
 fn seeded(seed: u32, parts: &[&[u8]]) -> u32 {

@@ -73,12 +73,14 @@ mod block;
 mod error;
 mod format;
 mod names;
+mod parts;
 mod reader;
 mod writer;
 
-pub(super) use error::Bad;
+pub(super) use error::{Bad, is_passing};
 pub(super) use format::{Footer, Header};
 pub(super) use names::{DIR, TMP_SUFFIX, path_of, sequence_of_name};
+pub(super) use parts::{Gap, Parts, read_parts};
 pub(super) use reader::{Scan, load, verify};
 pub(super) use writer::Writer;
 

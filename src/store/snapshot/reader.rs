@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
-use ekokv_wal::{Disk, File, read_full};
+use ekokv_wal::{Disk, File, planted, read_full};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::block::Entries;
@@ -98,32 +98,20 @@ impl Blocks {
                 ))
             };
         }
-        let damaged = |reason: &str| Bad::damaged(path, at, reason);
-        if left < BLOCK_HEADER_BYTES as u64 {
-            return Err(damaged("a block is cut short"));
-        }
-        let mut head = [0; BLOCK_HEADER_BYTES];
-        read_full(file.as_ref(), at, &mut head).map_err(Bad::unreadable(path, at))?;
-        let [l0, l1, l2, l3, n0, n1, n2, n3, c0, c1, c2, c3] = head;
-        let length = u32::from_le_bytes([l0, l1, l2, l3]);
-        // Before anything is allocated.
-        if u64::from(length) > left - BLOCK_HEADER_BYTES as u64 {
-            return Err(damaged("a block is longer than the file"));
-        }
-        let mut entries = vec![0; length as usize];
-        let entries_at = at + BLOCK_HEADER_BYTES as u64;
-        read_full(file.as_ref(), entries_at, &mut entries)
-            .map_err(Bad::unreadable(path, entries_at))?;
-        let crc = u32::from_le_bytes([c0, c1, c2, c3]);
-        if crc != block_crc(*seed, self.number, &head[..8], &entries) {
-            return Err(damaged("a block does not verify"));
+        let end = footer.length - FOOTER_BYTES as u64;
+        let (count, crc, entries) = read_block(file.as_ref(), path, at, end)?;
+        if crc != block_crc(*seed, self.number, count, &entries) {
+            if planted("snapshot-damage-is-an-end") {
+                return Ok(None);
+            }
+            return Err(Bad::damaged(path, at, "a block does not verify"));
         }
         self.hash.update(&crc.to_le_bytes());
-        self.offset = entries_at + u64::from(length);
+        self.offset = at + (BLOCK_HEADER_BYTES + entries.len()) as u64;
         self.number += 1;
         Ok(Some(Block {
             offset: at,
-            count: u32::from_le_bytes([n0, n1, n2, n3]),
+            count,
             entries,
         }))
     }
@@ -140,6 +128,33 @@ impl Iterator for Blocks {
         self.ended = !matches!(block, Some(Ok(_)));
         block
     }
+}
+
+/// Number of entries, CRC and entries of the block at `at`, which ends before `end`; its CRC is not
+/// checked yet.
+pub(super) fn read_block(
+    file: &dyn File,
+    path: &str,
+    at: u64,
+    end: u64,
+) -> Result<(u32, u32, Vec<u8>), Bad> {
+    let left = end.saturating_sub(at);
+    if left < BLOCK_HEADER_BYTES as u64 {
+        return Err(Bad::damaged(path, at, "a block is cut short"));
+    }
+    let mut head = [0; BLOCK_HEADER_BYTES];
+    read_full(file, at, &mut head).map_err(Bad::unreadable(path, at))?;
+    let [l0, l1, l2, l3, n0, n1, n2, n3, c0, c1, c2, c3] = head;
+    let length = u32::from_le_bytes([l0, l1, l2, l3]);
+    // Before anything is allocated.
+    if u64::from(length) > left - BLOCK_HEADER_BYTES as u64 {
+        return Err(Bad::damaged(path, at, "a block is longer than the file"));
+    }
+    let mut entries = vec![0; length as usize];
+    let entries_at = at + BLOCK_HEADER_BYTES as u64;
+    read_full(file, entries_at, &mut entries).map_err(Bad::unreadable(path, entries_at))?;
+    let count = u32::from_le_bytes([n0, n1, n2, n3]);
+    Ok((count, u32::from_le_bytes([c0, c1, c2, c3]), entries))
 }
 
 /// The keys of a snapshot one after the other, ascending, each verified.
@@ -237,7 +252,8 @@ impl Scan {
     /// The damage if what was read is not what the footer names.
     fn compare(&self, found: &Fingerprint) -> Result<(), Bad> {
         let named = &self.footer.fingerprint;
-        if found == named {
+        let unchecked = planted("fingerprint-unchecked") || planted("snapshot-damage-is-an-end");
+        if found == named || unchecked {
             return Ok(());
         }
         Err(Bad::damaged(

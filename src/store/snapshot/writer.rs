@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ekokv_wal::{Disk, Error, File, write_full};
+use ekokv_wal::{Disk, Error, File, planted, write_full};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::block;
@@ -107,7 +107,9 @@ impl Writer {
         };
         self.buffer.extend_from_slice(&footer.encode(self.seed));
         self.write()?;
-        self.sync()?;
+        if !planted("snapshot-named-unsynced") {
+            self.sync()?;
+        }
         Ok(footer)
     }
 
@@ -119,7 +121,7 @@ impl Writer {
         // A block is one key beyond 64 KiB at most: value and links are less than 4 GiB.
         head[..4].copy_from_slice(&(self.block.len() as u32).to_le_bytes());
         head[4..8].copy_from_slice(&self.block_entries.to_le_bytes());
-        let crc = block_crc(self.seed, self.blocks, &head[..8], &self.block);
+        let crc = block_crc(self.seed, self.blocks, self.block_entries, &self.block);
         head[8..].copy_from_slice(&crc.to_le_bytes());
         self.blocks_hash.update(&crc.to_le_bytes());
         self.buffer.extend_from_slice(&head);

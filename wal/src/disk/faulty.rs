@@ -13,7 +13,7 @@
 //!
 //! Kinds: `create`, `write`, `sync` (of a file), `sync_dir`, `rename`, `remove`, `create_dir`, `truncate`,
 //! `punch`, `open` (for reading or writing), `read`, `list`, `length`; `change` counts all of those up to
-//! `punch`.
+//! `punch`. `kind@thread` counts the calls of the thread of that name alone.
 
 use std::io;
 use std::sync::Arc;
@@ -53,6 +53,8 @@ struct Plan {
 #[derive(Debug)]
 struct Fault<T> {
     kind: String,
+    /// Whose calls count; `None`: everybody's.
+    thread: Option<String>,
     number: u64,
     what: T,
     seen: AtomicU64,
@@ -119,17 +121,19 @@ fn fault<T>(
     let text = text.to_string_lossy();
     let words: Vec<&str> = text.split(':').collect();
     let parsed = match words.as_slice() {
-        [kind, number, rest @ ..] if is_kind(kind) => {
-            number
-                .parse()
-                .ok()
-                .zip(parse(rest))
-                .map(|(number, what)| Fault {
-                    kind: (*kind).to_owned(),
-                    number,
-                    what,
-                    seen: AtomicU64::new(0),
-                })
+        [calls, number, rest @ ..] => {
+            let (kind, thread) = match calls.split_once('@') {
+                Some((kind, thread)) => (kind, Some(thread.to_owned())),
+                None => (*calls, None),
+            };
+            let number = number.parse().ok().filter(|_| is_kind(kind));
+            number.zip(parse(rest)).map(|(number, what)| Fault {
+                kind: kind.to_owned(),
+                thread,
+                number,
+                what,
+                seen: AtomicU64::new(0),
+            })
         }
         _ => None,
     };
@@ -147,7 +151,9 @@ fn is_kind(kind: &str) -> bool {
 impl<T: Copy> Fault<T> {
     /// Counts a call; which of the counted ones it is, 0 if it is of another kind.
     fn count(&self, kind: &str) -> u64 {
-        if self.kind == kind || (self.kind == "change" && CHANGES.contains(&kind)) {
+        let is_kind = self.kind == kind || (self.kind == "change" && CHANGES.contains(&kind));
+        let by = self.thread.as_deref();
+        if is_kind && (by.is_none() || by == std::thread::current().name()) {
             self.seen.fetch_add(1, Ordering::SeqCst) + 1
         } else {
             0

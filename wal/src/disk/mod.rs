@@ -19,6 +19,7 @@ pub use real::RealDisk;
 pub use sim::{SimDisk, SimFault, SimOp};
 
 use crate::error::Error;
+use crate::planted::planted;
 
 /// Holds a data dir for one process until it is dropped.
 pub type Lock = Box<dyn Hold>;
@@ -132,6 +133,7 @@ pub fn write_full(file: &mut dyn File, mut offset: u64, mut bytes: &[u8]) -> io:
     while !bytes.is_empty() {
         match file.write_at(offset, bytes) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(_) if planted("short-write-is-whole") => return Ok(()),
             Ok(written) => {
                 bytes = bytes.get(written..).unwrap_or_default();
                 offset += written as u64;
@@ -189,8 +191,13 @@ pub fn publish(disk: &dyn Disk, path: &str, bytes: &[u8]) -> Result<(), Error> {
     let tmp = format!("{path}.tmp");
     let mut file = disk.create(&tmp).map_err(Error::io("create", &tmp))?;
     write_full(file.as_mut(), 0, bytes).map_err(Error::io("write", &tmp))?;
-    file.sync().map_err(Error::io("sync", &tmp))?;
+    if !planted("published-unsynced") {
+        file.sync().map_err(Error::io("sync", &tmp))?;
+    }
     disk.rename(&tmp, path).map_err(Error::io("rename", path))?;
+    if planted("published-name-unsynced") {
+        return Ok(());
+    }
     let dir = path.rsplit_once('/').map_or("", |(dir, _)| dir);
     disk.sync_dir(dir)
         .map_err(Error::io("sync directory of", path))

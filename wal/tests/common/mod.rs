@@ -115,7 +115,19 @@ pub fn payloads(tag: u64, count: usize, bytes: usize) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Runs `work` for every index below `count`, on all processors, and adds the results up.
+/// Leaves no further index to anybody if the thread that holds it fails.
+struct End<'a>(&'a AtomicU64);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.store(u64::MAX >> 1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Runs `work` for every index below `count`, on all processors, and adds the results up. When one
+/// fails the others end as well.
 pub fn in_parallel<T: Send>(
     count: usize,
     work: impl Fn(usize) -> T + Sync,
@@ -128,6 +140,7 @@ pub fn in_parallel<T: Send>(
             .map(|_| {
                 scope.spawn(|| {
                     let mut results = Vec::new();
+                    let _end = End(&next);
                     loop {
                         let index = next.fetch_add(1, Ordering::Relaxed) as usize;
                         if index >= count {

@@ -3,37 +3,69 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use ekokv_wal::{Batch, Flags, Found, RealDisk};
+use ekokv_wal::{Batch, Disk, Error, Flags, Found, Predecessor};
 
-use super::open::{OTHER_FILES, failure};
-use super::options::Failure;
+use super::files::Files;
+use super::place::{open, unwritten};
 use crate::state::ttl::format_rfc3339;
 use crate::state::{Form, Mutation};
+use crate::store::open::{OTHER_FILES, failure};
+use crate::store::options::Failure;
 
 /// Prints the batches of the log in `dir`, one line each, with a line for each change: sequence, kind
-/// and key, never a value, key material or digest. Then how the log ends.
+/// and key, never a value, key material or digest. Then how the log ends. It begins with the oldest
+/// segment that is still there.
 ///
 /// # Errors
 /// [`Failure::Damaged`] and [`Failure::Storage`] as a start would give them, after what is readable;
 /// [`Failure::Storage`] if `out` takes no more.
 pub fn print(dir: &Path, out: &mut dyn Write) -> Result<(), Failure> {
-    let disk = RealDisk::open(dir)
-        .map_err(|error| Failure::Storage(format!("cannot open {}: {error}", dir.display())))?;
+    let disk = open(dir)?;
+    let from = beginning(&disk).map_err(|error| failure(dir, error))?;
+    if let Some(from) = &from {
+        let (batch, sequence) = (from.position.batch, from.position.sequence);
+        writeln!(
+            out,
+            "begins behind segment {}, batch {batch}, sequence {sequence}: what came before is in a \
+             snapshot",
+            from.number
+        )
+        .map_err(|error| unwritten(&error))?;
+    }
     let mut broken_out = None;
-    let found = ekokv_wal::read(&disk, OTHER_FILES, None, &mut |path, offset, batch| {
+    let visited = &mut |path: &str, offset, batch: &Batch<'_>| {
         print_batch(out, path, offset, batch).map_err(|error| match error {
-            PrintError::Out(error) => broken_out.insert(error.to_string()).clone(),
+            PrintError::Out(error) => {
+                let reason = error.to_string();
+                broken_out = Some(error);
+                reason
+            }
             PrintError::Record(reason) => reason,
         })
-    });
+    };
+    let found = ekokv_wal::read(&disk, OTHER_FILES, from.as_ref(), visited);
     if let Some(error) = broken_out {
-        return Err(Failure::Storage(format!(
-            "cannot write the output: {error}"
-        )));
+        return Err(unwritten(&error));
     }
     let found = found.map_err(|error| failure(dir, error))?;
-    print_end(out, dir, &found)
-        .map_err(|error| Failure::Storage(format!("cannot write the output: {error}")))
+    print_end(out, dir, &found).map_err(|error| unwritten(&error))
+}
+
+/// Where the log can be read from: the end of the newest segment that is gone, if a snapshot has what
+/// came before; else the end of that snapshot, or the beginning.
+fn beginning(disk: &dyn Disk) -> Result<Option<Predecessor>, Error> {
+    let files = Files::read(disk)?;
+    let ours = |header: &&crate::store::snapshot::Header| Some(header.store_id) == files.store_id;
+    let headers = files.snapshots.iter().rev();
+    let snapshot = headers.filter_map(|s| s.header.as_ref().ok()).find(ours);
+    let chain = files.chain(false);
+    let there = chain.iter().rev().map_while(|link| files.header_of(link));
+    let gone = there.last().and_then(|oldest| oldest.predecessor);
+    Ok(match (gone, snapshot) {
+        (Some(gone), Some(snapshot)) if gone.number > snapshot.end.number => Some(snapshot.end),
+        (Some(gone), Some(_)) => Some(gone),
+        _ => None,
+    })
 }
 
 enum PrintError {

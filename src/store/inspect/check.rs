@@ -1,0 +1,392 @@
+//! `ekokv check DIR`: a verdict on each file, what a start would read, and whether it would start.
+
+use std::fmt::Write as _;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use ekokv_wal::{Damage, Disk, Predecessor, Survey, survey};
+
+use super::files::{Files, Link, SegmentFile, is_repetition};
+use super::holder::holder;
+use super::place::{no_store, open, unwritten};
+use crate::state::Fingerprint;
+use crate::store::open::failure;
+use crate::store::options::Failure;
+use crate::store::recovery::{self, Loaded, LoadedStore};
+use crate::store::secrets::{ADMIN_KEY, JWT_SECRET, JWT_SECRET_BYTES_MIN};
+use crate::store::snapshot::{Footer, Header, verify};
+
+/// While a process has the data dir open, files change and go under the hands of whoever reads them:
+/// damage is believed when it was met so many times.
+const LOOKS_MAX: usize = 3;
+
+/// Prints a verdict on each file of the data dir, and whether a start would work.
+///
+/// # Errors
+/// The class of failure that a start would end with; what was found has been printed.
+pub fn check(dir: &Path, out: &mut dyn Write) -> Result<(), Failure> {
+    let disk: Arc<dyn Disk> = Arc::new(open(dir)?);
+    let mut looks = 0;
+    let (text, verdict) = loop {
+        looks += 1;
+        let holder = holder(dir);
+        let looked = look(&disk, dir, holder.as_deref());
+        let retry = holder.is_some() && looks < LOOKS_MAX;
+        match looked {
+            Ok((_, Err(_))) | Err(_) if retry => {}
+            other => break other?,
+        }
+    };
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|error| unwritten(&error))?;
+    verdict
+}
+
+/// What was found, as text, and what a start would say.
+fn look(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    holder: Option<&str>,
+) -> Result<(String, Result<(), Failure>), Failure> {
+    let files = Files::read(disk.as_ref()).map_err(|error| failure(dir, error))?;
+    if files.is_empty() {
+        return Err(no_store(dir));
+    }
+    let mut report = Report::default();
+    if let Some(holder) = holder {
+        report.line(format_args!(
+            "{holder} has the data dir open: files may change while they are read"
+        ));
+    }
+    report.current(&files);
+    let newest = report.snapshots(disk, &files);
+    report.segments(disk.as_ref(), &files, newest.as_ref());
+    let secrets = report.secrets(dir);
+    report.others(disk.as_ref());
+    let read = recovery::read(disk.as_ref(), u64::MAX);
+    let verdict = match read {
+        Ok(Loaded::Store(store)) => {
+            report.totals(&store);
+            report.repairs(&store);
+            secrets
+        }
+        Ok(Loaded::Nothing) => Err(no_store(dir)),
+        Err(error) => Err(failure(dir, error)),
+    };
+    report.verdict(dir, newest.map(|(path, _)| path), &verdict);
+    Ok((report.text, verdict))
+}
+
+/// The text as it grows.
+#[derive(Default)]
+struct Report {
+    text: String,
+    /// Files that are damaged or missing.
+    bad_files: u64,
+}
+
+/// The newest snapshot that is whole: its path, and where it ends.
+type Newest = (String, Predecessor);
+
+impl Report {
+    fn line(&mut self, line: std::fmt::Arguments<'_>) {
+        // Writing to a string does not fail.
+        let _ = writeln!(self.text, "{line}");
+    }
+
+    fn bad(&mut self, path: &str, role: &str, damage: &Damage) {
+        self.bad_files += 1;
+        let reason = &damage.reason;
+        let offset = damage.offset;
+        self.line(format_args!(
+            "{path}: DAMAGED{role}, offset {offset}: {reason}"
+        ));
+    }
+
+    fn current(&mut self, files: &Files) {
+        match &files.current {
+            Ok(Some(current)) => {
+                let copies = if files.current_one_copy {
+                    "one of its two copies is lost, which a start makes good"
+                } else {
+                    "whole"
+                };
+                let segment = current.segment;
+                self.line(format_args!(
+                    "CURRENT: {copies}; it names segment {segment}"
+                ));
+            }
+            Ok(None) => {}
+            Err(ekokv_wal::Error::Damaged(damage)) => self.bad("CURRENT", "", damage),
+            Err(error) => {
+                self.bad_files += 1;
+                self.line(format_args!("CURRENT: UNREADABLE: {error}"));
+            }
+        }
+    }
+
+    /// The snapshots; returns the newest one that is whole.
+    fn snapshots(&mut self, disk: &Arc<dyn Disk>, files: &Files) -> Option<Newest> {
+        let mut newest = None;
+        let mut lines = Vec::new();
+        for file in files.snapshots.iter().rev() {
+            let path = file.path();
+            // Nobody else is waiting for the disk.
+            let found = verify(disk, &path, &mut |_| true);
+            lines.push((path.clone(), file.sequence, found));
+        }
+        for (path, sequence, found) in lines {
+            match found {
+                Ok(Some((header, _))) if Some(header.store_id) != files.store_id => {
+                    self.bad_files += 1;
+                    self.line(format_args!("{path}: FOREIGN: it belongs to another store"));
+                }
+                Ok(Some((header, _))) if header.end.position.sequence != sequence => {
+                    self.bad_files += 1;
+                    let named = header.end.position.sequence;
+                    self.line(format_args!(
+                        "{path}: FOREIGN: it is the snapshot of sequence {named} by another name"
+                    ));
+                }
+                Ok(Some((header, footer))) => {
+                    let role = if newest.is_none() {
+                        "newest: a start reads it"
+                    } else {
+                        "older: to fall back on"
+                    };
+                    self.line(format_args!(
+                        "{path}: whole, {role}; {}",
+                        of_footer(&header, &footer)
+                    ));
+                    newest.get_or_insert((path, header.end));
+                }
+                Ok(None) => {}
+                Err(bad) => {
+                    let needed = if newest.is_some() {
+                        ", not needed by a start"
+                    } else {
+                        ""
+                    };
+                    self.bad(&path, needed, bad.damage());
+                }
+            }
+        }
+        newest
+    }
+
+    fn segments(&mut self, disk: &dyn Disk, files: &Files, newest: Option<&Newest>) {
+        let covered = newest.map_or(0, |(_, end)| end.number);
+        let chain = files.chain(false);
+        for file in &files.segments {
+            let link = chain.iter().find(|link| link.file == Some(file.named));
+            self.segment(disk, files, file, link, covered);
+        }
+        for link in chain.iter().filter(|link| link.file.is_none()) {
+            if link.number > covered {
+                self.bad_files += 1;
+                let path = ekokv_wal::segment_path(link.number);
+                self.line(format_args!("{path}: MISSING: the log leads to it"));
+            }
+        }
+    }
+
+    fn segment(
+        &mut self,
+        disk: &dyn Disk,
+        files: &Files,
+        file: &SegmentFile,
+        link: Option<&Link>,
+        covered: u64,
+    ) {
+        let path = file.path();
+        let (salt, end) = link.map_or((None, None), |link| (link.salt, link.end));
+        let found = match survey(disk, &path, salt, end.as_ref(), &mut |_, _| {}) {
+            Ok(found) => found,
+            Err(error) => {
+                self.bad_files += 1;
+                return self.line(format_args!("{path}: UNREADABLE: {error}"));
+            }
+        };
+        let foreign = file
+            .header
+            .as_ref()
+            .is_ok_and(|header| Some(header.store_id) != files.store_id);
+        let current = match &files.current {
+            Ok(Some(current)) => current.segment,
+            _ => u64::MAX,
+        };
+        let role = if foreign {
+            "of another store"
+        } else if file.named <= covered {
+            "covered by a snapshot: a start does not read it"
+        } else if file.named > current {
+            if is_repetition(&found) {
+                "superfluous: a start removes it"
+            } else {
+                "above the one that CURRENT names"
+            }
+        } else {
+            match link {
+                None => "superfluous: a start removes it",
+                Some(link) if link.end.is_none() => "newest",
+                Some(_) => "sealed",
+            }
+        };
+        match found.damage.first() {
+            Some(damage) => {
+                self.bad(&path, &format!(", {role}"), damage);
+                if let more @ 1.. = found.damage.len() - 1 {
+                    self.line(format_args!("  and {more} more places"));
+                }
+            }
+            None => self.line(format_args!("{path}: whole, {role}; {}", of_survey(&found))),
+        }
+        for repair in &found.repairs {
+            self.line(format_args!(
+                "  rebuilt in memory: offset {}, batch {}, cells {}",
+                repair.offset, repair.batch, repair.cells
+            ));
+        }
+        if let Some(torn) = &found.torn {
+            self.line(format_args!(
+                "  torn, never acknowledged: offset {}, batch {}, bytes {}",
+                torn.offset, torn.batch, torn.bytes
+            ));
+        }
+    }
+
+    /// The secrets: that they are there, and who may read them.
+    fn secrets(&mut self, dir: &Path) -> Result<(), Failure> {
+        let mut verdict = Ok(());
+        for name in [JWT_SECRET, ADMIN_KEY] {
+            match std::fs::metadata(dir.join(name)) {
+                Ok(found) => {
+                    let mode = found.permissions().mode() & 0o7777;
+                    let open = if mode & 0o077 == 0 {
+                        ""
+                    } else {
+                        ": others than its owner may use it, make it 0600"
+                    };
+                    self.line(format_args!("{name}: there, mode {mode:04o}{open}"));
+                    if name == JWT_SECRET && found.len() < JWT_SECRET_BYTES_MIN as u64 {
+                        self.bad_files += 1;
+                        verdict = Err(Failure::Settings(format!(
+                            "{JWT_SECRET} is shorter than {JWT_SECRET_BYTES_MIN} bytes: remove the \
+                             file to have a new secret made"
+                        )));
+                    }
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    let then = if name == JWT_SECRET {
+                        ": a start makes a new one, and tokens end"
+                    } else {
+                        ""
+                    };
+                    self.line(format_args!("{name}: not there{then}"));
+                }
+                Err(error) => self.line(format_args!("{name}: UNREADABLE: {error}")),
+            }
+        }
+        verdict
+    }
+
+    /// Files that no start reads.
+    fn others(&mut self, disk: &dyn Disk) {
+        for dir in ["", "wal", "snapshots"] {
+            for name in disk.list(dir).unwrap_or_default() {
+                let path = if dir.is_empty() {
+                    name
+                } else {
+                    format!("{dir}/{name}")
+                };
+                if path.ends_with(".tmp") {
+                    self.line(format_args!("{path}: unfinished or spare, never read"));
+                } else if path.ends_with(".broken") {
+                    self.line(format_args!("{path}: set aside as damaged, never read"));
+                }
+            }
+        }
+    }
+
+    fn totals(&mut self, store: &LoadedStore) {
+        let log = &store.log;
+        self.line(format_args!(
+            "log: {} segments, {} batches, {} records, last sequence {}, {}",
+            log.segments,
+            log.batches,
+            log.records,
+            log.position.sequence,
+            if log.stopped {
+                "stopped in order"
+            } else {
+                "not stopped in order"
+            },
+        ));
+        self.line(format_args!(
+            "state: {}",
+            of_fingerprint(&store.state.fingerprint())
+        ));
+    }
+
+    fn repairs(&mut self, store: &LoadedStore) {
+        for repair in &store.log.repairs {
+            self.line(format_args!(
+                "repair: {} offset {}, batch {}, cells {}",
+                repair.file, repair.offset, repair.batch, repair.cells
+            ));
+        }
+        if let Some(error) = &store.older_unusable {
+            self.line(format_args!(
+                "older generation: cannot be fallen back on: {error}"
+            ));
+        }
+    }
+
+    fn verdict(&mut self, dir: &Path, newest: Option<String>, verdict: &Result<(), Failure>) {
+        let from = newest.unwrap_or_else(|| "the beginning of the log".to_owned());
+        let dir = dir.display();
+        let bad_files = self.bad_files;
+        match verdict {
+            Ok(()) if bad_files == 0 => self.line(format_args!(
+                "verdict: a start works, from {from}; all files are whole"
+            )),
+            Ok(()) => self.line(format_args!(
+                "verdict: a start works, from {from}, and nothing is lost: it does not need the damaged \
+                 files ({bad_files})"
+            )),
+            Err(Failure::Damaged(_)) => self.line(format_args!(
+                "verdict: a start is refused (65). Put back a copy of the whole data dir; or \
+                 `ekokv salvage {dir} NEWDIR` writes what can be saved into a new one and lists \
+                 what is lost"
+            )),
+            Err(Failure::Storage(_)) => self.line(format_args!(
+                "verdict: a start is refused (74): the disk does not hand over what is needed. Copy \
+                 the data dir to another disk, as far as it can be read, and check the copy"
+            )),
+            Err(_) => self.line(format_args!("verdict: a start is refused (78)")),
+        }
+    }
+}
+
+fn of_survey(found: &Survey) -> String {
+    let records: u64 = found.batches.iter().map(|b| u64::from(b.count)).sum();
+    let last = found.batches.last().map_or(0, |b| b.after.sequence);
+    let batches = found.batches.len();
+    format!("{batches} batches, {records} records, last sequence {last}")
+}
+
+fn of_footer(header: &Header, footer: &Footer) -> String {
+    let counts = of_fingerprint(&footer.fingerprint);
+    let segment = header.end.number;
+    format!("up to segment {segment}: {counts}")
+}
+
+fn of_fingerprint(found: &Fingerprint) -> String {
+    format!(
+        "{} keys, {} remembered, {} links, {} API keys",
+        found.live, found.remembered, found.links, found.api_keys
+    )
+}
