@@ -324,6 +324,28 @@ fn row_25_a_snapshot_whose_content_is_not_what_its_footer_names_is_damaged() {
 }
 
 #[test]
+fn row_21_nothing_goes_before_the_names_that_a_start_found_are_durable() {
+    let bench = two_generations();
+    let newest = bench.generations.newest().unwrap().path();
+    // A kill just behind the rename: the name is there, and a power cut may still take it.
+    let killed = SimDisk::new();
+    for call in bench.disk.take_recorded() {
+        killed.play(&call);
+        if matches!(&call, ekokv_wal::SimOp::Rename(_, to) if *to == newest) {
+            break;
+        }
+    }
+    let mut found = recovered(&killed).unwrap();
+    let then = found.state.fingerprint();
+    assert_eq!(found.generations.newest().unwrap().path(), newest);
+    found.generations.retire(&killed, true).unwrap();
+    // Sooner or later the log goes on in another segment.
+    killed.sync_dir("wal").unwrap();
+    let cut = recovered(&killed.power_cut(|_, _| 0, 0)).unwrap();
+    assert_eq!(cut.state.fingerprint(), then);
+}
+
+#[test]
 fn rows_18_20_21_a_power_cut_at_any_call_of_a_compaction_loses_nothing() {
     let mut bench = two_generations();
     bench.compact();
