@@ -4,6 +4,7 @@ use std::io::{self, BufWriter, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
 use ekokv::clock::{Clock, SystemClock};
@@ -123,9 +124,7 @@ fn main() -> ExitCode {
                 &mut io::stdout().lock(),
             ))
         }
-        Some(Task::Torture { dir, plan }) => {
-            end(torture::run(&dir, &plan, &mut io::stdout().lock()))
-        }
+        Some(Task::Torture { dir, plan }) => torture(&dir, &plan),
     };
     exit.into()
 }
@@ -210,6 +209,31 @@ fn dump(dir: &Path) -> Exit {
             );
         }),
     )
+}
+
+/// Tortures until it is done or a signal comes.
+fn torture(dir: &Path, plan: &torture::Plan) -> Exit {
+    let runtime = match Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "cannot start threads");
+            return Exit::Storage;
+        }
+    };
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    runtime.spawn(async move {
+        match Signals::new() {
+            Ok(signals) => {
+                signals.received().await;
+                stopped.store(true, Ordering::Relaxed);
+            }
+            Err(error) => tracing::warn!(%error, "cannot listen for signals"),
+        }
+    });
+    let exit = end(torture::run(dir, plan, &stop, &mut io::stdout().lock()));
+    runtime.shutdown_background();
+    exit
 }
 
 /// Tells why a task failed, if it did.

@@ -1,14 +1,14 @@
-//! T3: kill -9 of the real binary under concurrent writers, over and over on the same data, and of the
-//! starts that follow, while they recover: every acknowledged set, delete and batch is there after the
-//! restart with its version, nothing that was never sent is, and each batch is whole or absent.
-//! `EKOKV_TEST_LONG=1` kills 312 times in `always`, and 78 times in each other mode.
+//! T3: kill -9 of the real binary under concurrent writers, while it compacts and while it does not, over
+//! and over on the same data, and of the starts that follow, while they recover: every acknowledged set,
+//! delete and batch is there after the restart with its version, nothing that was never sent is, and each
+//! batch is whole or absent. `EKOKV_TEST_LONG=1` does it on thirteen stores in each mode.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::process::Command;
+use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
 
 use common::Client;
@@ -243,11 +243,12 @@ fn run(durability: &str, kills: u64) {
 
 fn run_from(seed: u64, durability: &str, kills: u64) {
     let dir = DataDir::new();
-    let arguments = ["--durability", durability];
+    let arguments = ["--durability", durability, "--snapshot-interval", "1s"];
     let mut writers: Vec<Writer> = (0..WRITERS).map(|index| Writer::new(index, seed)).collect();
     let mut draw = Draw(7 + seed);
     let (mut carried_out, mut absent) = (0, 0);
-    let mut starts_killed = 0;
+    let (mut compacting, mut unfinished) = (0, 0);
+    let (mut starts_killed, mut ready_killed) = (0, 0);
     for round in 0..kills {
         let mut process = Process::start(dir.path(), &arguments);
         let token = process.token();
@@ -259,11 +260,17 @@ fn run_from(seed: u64, durability: &str, kills: u64) {
                 scope.spawn(move || writer.write(address, token, &acknowledged));
             }
             drop(acknowledged);
+            let (address, token) = (process.address, token.as_str());
+            let compactions =
+                (round % 4 != 0).then(|| scope.spawn(move || compact(address, token)));
             // In the midst of the writing, not before it and not after it.
             for _ in 0..50 + draw.below(600) {
                 acknowledgements.recv().unwrap();
             }
             process.kill();
+            let was_asked = compactions.is_some_and(|asking| asking.join().unwrap());
+            compacting += u64::from(was_asked);
+            unfinished += u64::from(holds_unfinished(dir.path()));
         });
 
         // Every second time the starts after the kill are killed as well: one at once, one while it
@@ -273,8 +280,10 @@ fn run_from(seed: u64, durability: &str, kills: u64) {
                 let (_, ready) =
                     Process::kill_while_starting(dir.path(), &arguments, changes as usize);
                 starts_killed += u64::from(!ready);
+                ready_killed += u64::from(ready);
             }
             Process::start(dir.path(), &arguments).kill();
+            ready_killed += 1;
         }
         let process = Process::start(dir.path(), &arguments);
         let bearer = format!("Bearer {}", process.token());
@@ -287,71 +296,87 @@ fn run_from(seed: u64, durability: &str, kills: u64) {
             }
         }
     }
-    nothing_unsent(&dir);
+    let process = Process::start(dir.path(), &arguments);
+    nothing_unsent(&process, &writers);
     let acknowledged: u64 = writers.iter().map(|writer| writer.acknowledged).sum();
+    let all = kills + starts_killed + ready_killed;
     println!(
-        "{durability}: {kills} kills under writers and {starts_killed} of starts, {acknowledged} writes \
-         acknowledged, 0 lost; of the unanswered ones {carried_out} were carried out and {absent} not"
+        "{durability}: {all} kills: {kills} under writers, of which {compacting} during a compaction \
+         ({unfinished} left an unfinished snapshot), {starts_killed} of starts and {ready_killed} just \
+         behind; {acknowledged} writes acknowledged, 0 lost; of the unanswered ones {carried_out} were \
+         carried out and {absent} not"
     );
     assert!(starts_killed >= kills / 2, "{starts_killed}");
+    assert!(4 * compacting >= all, "{compacting} of {all}");
+    assert_eq!(all, kills * 5 / 2);
     assert!(acknowledged > kills * 50);
 }
 
-/// The log holds no key that nobody sent.
-fn nothing_unsent(dir: &DataDir) {
-    let output = Command::new(env!("CARGO_BIN_EXE_ekokv"))
-        .arg("wal")
-        .arg(dir.path())
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let text = String::from_utf8(output.stdout).unwrap();
-    let mut puts = 0;
-    for line in text.lines() {
-        let mut words = line.split_whitespace().skip(1);
-        if words.next() != Some("put") {
-            continue;
+/// Asks for one compaction behind the other until the server is gone; whether it went during one.
+fn compact(address: SocketAddr, token: &str) -> bool {
+    let Ok(mut client) = Client::try_new(address) else {
+        return false;
+    };
+    let bearer = format!("Bearer {token}");
+    let headers = [("Authorization", bearer.as_str())];
+    loop {
+        match client.try_request("POST", "/api/admin/compact", &headers, b"") {
+            Err(_) => return true,
+            Ok(answer) => match answer.status {
+                200 => {}
+                // It stops in order.
+                503 => return false,
+                other => panic!("{other} {}", answer.text()),
+            },
         }
-        let key: String = serde_json::from_str(words.next().unwrap()).unwrap();
-        let (writer, rest) = key.split_once('-').unwrap();
-        let known = |prefix: &str, limit: u64| {
-            rest.strip_prefix(prefix)
-                .is_some_and(|n| n.parse::<u64>().is_ok_and(|n| n < limit))
-        };
-        assert!(writer.starts_with('w'), "{key}");
-        assert!(
-            known("", KEYS_PER_WRITER) || known("batch-", BATCH_KEYS),
-            "{key}"
-        );
-        puts += 1;
     }
-    assert!(puts > 100, "{puts} puts in the log");
+}
+
+fn holds_unfinished(dir: &Path) -> bool {
+    let entries = std::fs::read_dir(dir.join("snapshots"))
+        .into_iter()
+        .flatten();
+    let mut names = entries.flatten().map(|entry| entry.file_name());
+    names.any(|name| name.to_string_lossy().ends_with(".snap.tmp"))
+}
+
+/// The store holds the keys that were found one by one, and no key that nobody sent.
+fn nothing_unsent(process: &Process, writers: &[Writer]) {
+    let bearer = format!("Bearer {}", process.token());
+    let headers = [("Authorization", bearer.as_str())];
+    let mut client = Client::new(process.address);
+    let found = client.request("POST", "/api/kv/find", &headers, br#"{"keys_only":true}"#);
+    let found: Vec<serde_json::Value> = serde_json::from_slice(&found.body).unwrap();
+    let found: BTreeSet<&str> = found.iter().map(|r| r["key"].as_str().unwrap()).collect();
+    let expected = writers.iter().flat_map(|writer| &writer.expected);
+    let expected: BTreeSet<&str> = expected
+        .filter(|(_, value)| value.is_some())
+        .map(|(key, _)| key.as_str())
+        .collect();
+    assert_eq!(found, expected);
+    assert!(found.len() > 10, "{found:?}");
 }
 
 #[test]
 fn always_every_acknowledged_write_survives_kill_9() {
-    run("always", 24);
+    run("always", 28);
 }
 
 #[test]
 fn interval_every_acknowledged_write_survives_kill_9() {
-    run("interval=50ms", 6);
+    run("interval=50ms", 8);
 }
 
 #[test]
 fn os_every_acknowledged_write_survives_kill_9() {
-    run("os", 6);
+    run("os", 8);
 }
 
 #[test]
 fn sigterm_loses_nothing_and_ends_with_0() {
     for durability in ["always", "interval=10s", "os"] {
         let dir = DataDir::new();
-        let arguments = ["--durability", durability];
+        let arguments = ["--durability", durability, "--snapshot-interval", "1s"];
         let mut process = Process::start(dir.path(), &arguments);
         let token = process.token();
         let mut writers: Vec<Writer> = (0..WRITERS).map(|index| Writer::new(index, 0)).collect();
@@ -363,6 +388,8 @@ fn sigterm_loses_nothing_and_ends_with_0() {
                 scope.spawn(move || writer.write(address, token, &acknowledged));
             }
             drop(acknowledged);
+            let (address, token) = (process.address, token.as_str());
+            scope.spawn(move || compact(address, token));
             for _ in 0..300 {
                 acknowledgements.recv().unwrap();
             }

@@ -1,5 +1,6 @@
 //! Random commands against a model of the contract that shares no code with the store, with steps of
-//! the clock both ways and restarts in between: equal after each step.
+//! the clock both ways, rotations, compactions, restarts, crashes and a full disk in between: equal after
+//! each step. `EKOKV_TEST_LONG=1` takes three thousand random lists of steps.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -11,7 +12,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::START_MS;
-use common::server::DataDir;
 use ekokv::clock::ManualClock;
 use ekokv::state::find::{Cursor, Filter, Hit, Query};
 use ekokv::state::{Form, Link};
@@ -19,8 +19,11 @@ use ekokv::store::{
     Answer, Command, Condition, Durability, Error, Found, Opened, Options, Put, Reply, Schedule,
     Scrub, Store, Tags, Threads, Ttl,
 };
+use ekokv_wal::{Disk, SimDisk};
 use proptest::prelude::*;
 
+/// A dozen changes fill one.
+const SEGMENT_BYTES: u64 = 64 << 10;
 const RETENTION_MS: u64 = 5_000;
 const GRACE_MS: u64 = 20_000;
 const DAY_MS: u64 = 24 * 3_600_000;
@@ -28,7 +31,7 @@ const KEYS: usize = 6;
 
 /// The store under test, and the clock it is given.
 struct Subject {
-    dir: DataDir,
+    disk: SimDisk,
     clock: Arc<ManualClock>,
     durability: Durability,
     running: Option<(Store, Threads)>,
@@ -42,7 +45,7 @@ impl Subject {
             .unwrap();
         let clock = Arc::new(ManualClock::new(START_MS));
         let mut subject = Self {
-            dir: DataDir::new(),
+            disk: SimDisk::new(),
             clock,
             durability,
             running: None,
@@ -53,22 +56,23 @@ impl Subject {
     }
 
     fn open(&mut self) {
-        let Opened { store, threads, .. } = Store::open(Options {
-            data_dir: self.dir.path().to_owned(),
+        let options = Options {
+            data_dir: "simulated".into(),
             durability: self.durability,
-            segment_bytes: 256 << 10,
+            segment_bytes: SEGMENT_BYTES,
             max_memory_bytes: 1 << 30,
             expired_retention: Duration::from_millis(RETENTION_MS),
-            max_body_bytes: 64 << 10,
-            max_batch_keys: 100,
+            max_body_bytes: 16 << 10,
+            max_batch_keys: 10,
             max_key_bytes: 100,
             admin_key: None,
             schedule: Schedule::default(),
             scrub: Scrub::default(),
             clock_grace: Duration::from_millis(GRACE_MS),
             clock: self.clock.clone(),
-        })
-        .unwrap();
+        };
+        let disk = Arc::new(self.disk.clone());
+        let Opened { store, threads, .. } = Store::open_on(options, disk).unwrap();
         self.running = Some((store, threads));
     }
 
@@ -79,9 +83,43 @@ impl Subject {
         self.open();
     }
 
+    /// Goes on with what a crash leaves on the disk, at a time that the one before never saw.
+    fn crash(&mut self, image: SimDisk, now: u64) {
+        let (store, threads) = self.running.take().unwrap();
+        drop(store);
+        threads.stop().unwrap();
+        self.disk = image;
+        self.clock.set(now);
+        self.open();
+    }
+
     fn call(&self, command: Command) -> Result<Reply, Error> {
-        self.runtime
-            .block_on(self.running.as_ref().unwrap().0.call(command))
+        let store = &self.running.as_ref().unwrap().0;
+        loop {
+            match self.runtime.block_on(store.call(command.clone())) {
+                // The next segment is being made; nothing has happened.
+                Err(Error::Busy { .. }) => std::thread::yield_now(),
+                other => return other,
+            }
+        }
+    }
+
+    fn compact(&self) {
+        let store = &self.running.as_ref().unwrap().0;
+        self.runtime.block_on(store.compact()).unwrap();
+    }
+
+    /// Leaves too little room for what makes the state grow, and enough for a compaction.
+    fn fill_disk(&self) {
+        // What a compaction gives back is taken again.
+        for _ in 0..2 {
+            self.disk.set_capacity(Some(u64::MAX));
+            let taken = u64::MAX - self.disk.free_bytes().unwrap();
+            self.disk
+                .set_capacity(Some(taken + SEGMENT_BYTES + SEGMENT_BYTES / 2));
+            // It looks how much is free.
+            self.compact();
+        }
     }
 }
 
@@ -243,6 +281,11 @@ enum Step {
     Leap(u64, bool),
     /// The same between two runs.
     LeapOverRestart(u64, bool),
+    Compact,
+    /// The process dies; with it, in `always`, what was not synced.
+    Crash,
+    /// A write while the disk is full.
+    DiskFull(usize, u16),
 }
 
 /// A condition, put together once the key's version is known.
@@ -335,6 +378,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Restart),
         1 => (2..1_000u64, any::<bool>()).prop_map(|(hours, held)| Step::Leap(hours, held)),
         1 => (2..1_000u64, any::<bool>()).prop_map(|(days, held)| Step::LeapOverRestart(days, held)),
+        2 => Just(Step::Compact),
+        2 => Just(Step::Crash),
+        1 => (key(), any::<u16>()).prop_map(|(k, v)| Step::DiskFull(k, v)),
     ]
 }
 
@@ -416,6 +462,9 @@ impl Test {
             }
             Step::Leap(hours, held) => self.leap(hours * 3_600_000, *held),
             Step::LeapOverRestart(days, held) => self.leap_over_restart(days * DAY_MS, *held),
+            Step::Compact => self.subject.compact(),
+            Step::Crash => self.crash(),
+            Step::DiskFull(k, content) => self.disk_full(*k, *content),
         }
         self.see_all();
         for k in 0..KEYS {
@@ -471,6 +520,71 @@ impl Test {
 
     fn see_all(&mut self) {
         self.batch_get(&(0..KEYS).collect::<Vec<_>>());
+    }
+
+    fn crash(&mut self) {
+        // The last batch carries the time: without one a restart would know an earlier time only.
+        let shown = |version| Shown {
+            value: value(7),
+            form: Form::Bare,
+            deadline: None,
+            version,
+        };
+        let put = Put {
+            key: key(0).as_str().into(),
+            value: value(7),
+            form: Form::Bare,
+            ttl: Ttl::None,
+        };
+        let reply = self.write(set(put), true);
+        self.model.put(&key(0), shown(reply.sequence));
+        let disk = &self.subject.disk;
+        let image = match self.subject.durability {
+            // What is not synced is lost, and so are names.
+            Durability::Always => disk.power_cut(|_, _| 0, 0),
+            Durability::Interval(_) | Durability::Os => disk.kill(),
+        };
+        self.subject.crash(image, self.model.now);
+        self.model.behind = None;
+        self.model.compare(self.clock());
+    }
+
+    /// A write that makes the state grow is refused, and nothing has happened; a delete is not.
+    fn disk_full(&mut self, k: usize, content: u16) {
+        let key = key(k);
+        let shown = |version| Shown {
+            value: value(content),
+            form: Form::Bare,
+            deadline: None,
+            version,
+        };
+        let command = set(Put {
+            key: key.as_str().into(),
+            value: value(content),
+            form: Form::Bare,
+            ttl: Ttl::None,
+        });
+        for round in 0.. {
+            self.subject.fill_disk();
+            match self.subject.call(command.clone()) {
+                Err(Error::SpaceFull { missing }) => {
+                    assert!(missing > 0);
+                    break;
+                }
+                // The end of a finished segment was given back meanwhile.
+                Ok(reply) => {
+                    self.model.put(&key, shown(reply.sequence));
+                    self.model.sequence = reply.sequence;
+                }
+                Err(other) => panic!("{other}"),
+            }
+            assert!(round < 100, "the disk is never full");
+        }
+        self.get(&key);
+        self.delete(&key, If::Nothing);
+        self.subject.disk.set_capacity(None);
+        self.subject.compact();
+        self.set(k, content, true, Life::Endless, If::Nothing);
     }
 
     fn condition(&self, key: &str, condition: If) -> Condition {
@@ -837,7 +951,7 @@ fn check(durability: Durability, steps: &[Step]) {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 48,
+        cases: if std::env::var_os("EKOKV_TEST_LONG").is_some() { 3_000 } else { 128 },
         failure_persistence: None,
         ..ProptestConfig::default()
     })]

@@ -10,7 +10,12 @@ use crate::state::{Fingerprint, Kept, Key};
 /// A chore; whoever asked waits for the reply, and takes its absence for the end of the store.
 pub(super) enum Chore {
     /// End the segment here.
-    Rotate(SyncSender<Result<Rotated, NotNow>>),
+    Rotate {
+        /// Write `CURRENT` anew even if there is nothing to end.
+        renew: bool,
+        /// Where it ended.
+        reply: SyncSender<Result<Rotated, NotNow>>,
+    },
     /// The next keys behind this one, as they are now.
     Keys {
         /// `None`: from the first one on.
@@ -40,5 +45,7 @@ pub(super) struct NotNow;
 pub(super) struct Ticket {
     pub(super) fingerprint: Fingerprint,
     pub(super) time: u64,
+    /// `CURRENT` is to be written anew in any case.
+    pub(super) renew: bool,
     pub(super) reply: SyncSender<Result<Rotated, NotNow>>,
 }

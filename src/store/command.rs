@@ -226,7 +226,7 @@ pub enum Error {
     },
     /// The disk has no room for what would make the state grow; nothing happened.
     #[error(
-        "the disk is full: {missing} more bytes must be free for the next snapshot and two log \
+        "the disk is full: {missing} more bytes must be free for the next compaction and two log \
          segments; deletes and reads go on"
     )]
     SpaceFull {

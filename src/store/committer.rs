@@ -129,6 +129,9 @@ impl Committer {
         let segment = self.log.segment().number;
         let end = self.log.rotate_now(self.time)?;
         let rotated = self.log.segment().number != segment;
+        if ticket.renew && !rotated {
+            self.log.renew_current()?;
+        }
         let logged = self.shared.logged.take();
         let ended = Amounts {
             segments: u64::from(rotated),

@@ -12,7 +12,7 @@ use std::time::Instant;
 use ekokv_wal::{Disk, Draft, Error, Log, SEGMENT_BYTES_MAX, push_record};
 
 use super::committer::Committer;
-use super::compactor::{Compactor, Generations, remove_unfinished, set_aside};
+use super::compactor::{Compactor, Generations, RETRY, is_damage, remove_unfinished, set_aside};
 use super::data_dir;
 use super::frame::OpenFrame;
 use super::handle::{Store, Threads};
@@ -209,6 +209,7 @@ fn start(
         scrub: options.scrub,
         since: Instant::now(),
         not_before: Instant::now(),
+        retry: RETRY,
     };
     let (spare_wanted, wanted) = sync_channel(1);
     let committer = Committer {
@@ -292,7 +293,7 @@ impl Compaction {
             snapshot_bytes: found.snapshot_bytes,
             repair: log.lasting_repairs() > 0
                 || !found.broken.is_empty()
-                || found.older_unusable.is_some(),
+                || found.older_unusable.as_ref().is_some_and(is_damage),
         }
     }
 }

@@ -105,14 +105,14 @@ impl Owner {
 
     fn do_chore(&mut self, chore: Chore) {
         match chore {
-            Chore::Rotate(reply) => self.rotate(reply),
+            Chore::Rotate { renew, reply } => self.rotate(renew, reply),
             Chore::Keys { after, reply } => {
                 let mut bytes = 0;
                 let mut keys = Vec::new();
                 for (key, kept) in self.state.kept_after(after.as_deref()) {
                     bytes += key.len();
                     if let Kept::Live(entry) = &kept {
-                        bytes += entry.value.len();
+                        bytes += entry.value.len() + entry.links.bytes() as usize;
                     }
                     keys.push((key.clone(), kept));
                     if keys.len() >= KEYS_AT_ONCE_MAX || bytes >= KEYS_BYTES_MAX {
@@ -127,10 +127,11 @@ impl Owner {
 
     /// Lets the segment end behind all that was applied so far, if the next one is ready and what is
     /// on its way still fits into this one.
-    fn rotate(&mut self, reply: SyncSender<Result<Rotated, NotNow>>) {
+    fn rotate(&mut self, renew: bool, reply: SyncSender<Result<Rotated, NotNow>>) {
         let ticket = Ticket {
             fingerprint: self.state.fingerprint(),
             time: self.logged,
+            renew,
             reply,
         };
         let shared = &self.shared;
@@ -229,7 +230,7 @@ impl Owner {
         !shared.spares.ready() && !shared.space.has_segment(&shared.logged)
     }
 
-    /// Refuses what would make the state grow while the disk has no room for its next snapshot.
+    /// Refuses what would make the state grow while the disk has no room for its next compaction.
     fn check_space(&self, mutations: &[Mutation<'_>]) -> Result<(), Error> {
         let grows = |mutation: &Mutation<'_>| {
             matches!(mutation, Mutation::Put { .. } | Mutation::Link { .. })

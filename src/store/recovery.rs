@@ -78,7 +78,7 @@ pub(super) fn read(disk: &dyn Disk, retention_ms: u64) -> Result<Loaded, Error> 
                 break;
             }
             Err(Bad::Damaged(damage)) => broken.push(damage),
-            Err(bad @ (Bad::Foreign(_) | Bad::Passing(_))) => return Err(bad.into()),
+            Err(bad @ (Bad::Foreign(_) | Bad::Passing(..))) => return Err(bad.into()),
         }
     }
     let (mut state, newest) = match base {

@@ -89,6 +89,14 @@ impl Space {
             > self.free.load(Ordering::Relaxed)
     }
 
+    /// How many bytes are missing for a rescue, which writes the state twice; 0 if none are.
+    pub(super) fn missing_for_rescue(&self, logged: &Logged) -> u64 {
+        self.compaction_bytes(logged)
+            .saturating_mul(2)
+            .saturating_add(self.segment_bytes)
+            .saturating_sub(self.free.load(Ordering::Relaxed))
+    }
+
     fn compaction_bytes(&self, logged: &Logged) -> u64 {
         let [records, bytes] = &self.owed;
         let owed = Amounts {

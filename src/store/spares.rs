@@ -46,7 +46,7 @@ pub(super) fn run(shared: &Arc<Shared>, wanted: &Receiver<()>, lock: &Lock, disk
             }
             tracing::warn!(
                 missing = shared.space.missing(&shared.logged),
-                "there is no room for the next log segment beside the next snapshot"
+                "there is no room for the next log segment beside the next compaction"
             );
             false
         };

@@ -3,8 +3,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use super::draw::Draw;
+use super::go_on;
 use crate::store::Failure;
 use crate::store::inspect::{Contents, examine};
 
@@ -113,7 +115,12 @@ impl Damaged {
 }
 
 /// Damages the files of the data dir `dir` in `cases` ways.
-pub(super) fn run(dir: &Path, cases: u32, draw: &mut Draw) -> Result<Damaged, Failure> {
+pub(super) fn run(
+    dir: &Path,
+    cases: u32,
+    stop: &AtomicBool,
+    draw: &mut Draw,
+) -> Result<Damaged, Failure> {
     let files = files(dir).map_err(|error| failed(dir, &error))?;
     let whole = examine(dir)?;
     let mut damaged = Damaged {
@@ -121,6 +128,7 @@ pub(super) fn run(dir: &Path, cases: u32, draw: &mut Draw) -> Result<Damaged, Fa
         silent: Vec::new(),
     };
     for case in 0..cases {
+        go_on(stop)?;
         // In turn, so that each kind is met however few cases there are.
         let index = case as usize % KINDS.len();
         let (Some(kind), Some(path)) = (KINDS.get(index), draw.one_of(&files)) else {

@@ -1,11 +1,13 @@
 //! SIGKILL under writers, during compactions and during recoveries, over and over on the same data.
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::draw::Draw;
+use super::go_on;
 use super::server::{Server, Starting};
 use super::writer::Writer;
 use crate::store::Failure;
@@ -63,7 +65,12 @@ impl Killed {
 }
 
 /// Kills `kills` servers on the data dir `dir`, and leaves it stopped in order, with two snapshots.
-pub(super) fn run(dir: &Path, kills: u32, draw: &mut Draw) -> Result<Killed, Failure> {
+pub(super) fn run(
+    dir: &Path,
+    kills: u32,
+    stop: &AtomicBool,
+    draw: &mut Draw,
+) -> Result<Killed, Failure> {
     let mut writers: Vec<Writer> = (0..WRITERS)
         .map(|index| Writer::new(index, draw.next()))
         .collect();
@@ -72,6 +79,7 @@ pub(super) fn run(dir: &Path, kills: u32, draw: &mut Draw) -> Result<Killed, Fai
     // How long a start takes, for those that are to be killed meanwhile.
     let mut start_time = Duration::from_millis(10);
     while killed.kills() < kills {
+        go_on(stop)?;
         let begin = Instant::now();
         let mut server = Starting::new(dir)?.ready()?;
         start_time = begin.elapsed().min(start_time * 4);

@@ -2,7 +2,8 @@
 //!
 //! What always holds:
 //! - Everything is written into a directory of its own below `DIR`, which is removed at the end, whatever
-//!   the end is; the servers are children of this process, on ports of the loopback, and end with it.
+//!   the end is, a signal included; the servers are children of this process, on ports of the loopback, and
+//!   are killed before it ends. Only SIGKILL leaves both behind.
 //! - A write counts as acknowledged when its answer has come, whole, with status 200.
 //! - It ends by itself.
 //!
@@ -20,6 +21,7 @@ mod writer;
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::store::Failure;
 use draw::Draw;
@@ -40,13 +42,13 @@ pub struct Plan {
     pub seed: Option<u64>,
 }
 
-/// Runs the plan below `dir` and prints the counts.
+/// Runs the plan below `dir` and prints the counts. Ends early once `stop` is set.
 ///
 /// # Errors
 /// [`Failure::Damaged`] if a write that was acknowledged was lost, or damage was served in silence;
 /// [`Failure::Settings`] if `dir` is no directory or holds a store; [`Failure::Storage`] if the disk or
-/// the machine does not let it be done.
-pub fn run(dir: &Path, plan: &Plan, out: &mut dyn Write) -> Result<(), Failure> {
+/// the machine does not let it be done, or it was stopped.
+pub fn run(dir: &Path, plan: &Plan, stop: &AtomicBool, out: &mut dyn Write) -> Result<(), Failure> {
     let seed = match plan.seed {
         Some(seed) => seed,
         None => draw::random_seed()?,
@@ -63,12 +65,12 @@ pub fn run(dir: &Path, plan: &Plan, out: &mut dyn Write) -> Result<(), Failure> 
         dir.display()
     ))?;
     let mut draw = Draw::new(seed);
-    let killed = kills::run(scratch.path(), plan.kills, &mut draw)?;
+    let killed = kills::run(scratch.path(), plan.kills, stop, &mut draw)?;
     for line in killed.lines() {
         say(&line)?;
     }
     let cases = plan.kills.saturating_mul(DAMAGE_PER_KILL);
-    let damaged = damage::run(scratch.path(), cases, &mut draw)?;
+    let damaged = damage::run(scratch.path(), cases, stop, &mut draw)?;
     for line in damaged.lines() {
         say(&line)?;
     }
@@ -80,4 +82,12 @@ pub fn run(dir: &Path, plan: &Plan, out: &mut dyn Write) -> Result<(), Failure> 
         "{lost} acknowledged writes were lost to kills, {silent} cases of damage were served in silence: \
          do not keep data on this disk, and report this with the seed {seed}"
     )))
+}
+
+/// Ends what is under way if somebody asked for it.
+fn go_on(stop: &AtomicBool) -> Result<(), Failure> {
+    if stop.load(Ordering::Relaxed) {
+        return Err(Failure::Storage("stopped by a signal".to_owned()));
+    }
+    Ok(())
 }

@@ -3,9 +3,10 @@
 use std::env;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ use crate::store::Failure;
 
 /// How long a start may take: the data is small.
 const START_TIME_MAX: Duration = Duration::from_secs(120);
+/// The exit code of a server that refuses the data.
+const DAMAGED: i32 = 65;
 /// Of the data that is written and removed here.
 const ADMIN_KEY: &str = "torture-admin-key-0123456789-abcdefgh";
 /// Small segments, so that the log goes from one to the next often.
@@ -62,6 +65,8 @@ impl Starting {
             .arg("--data-dir")
             .arg(data_dir)
             .env("EKOKV_ADMIN_KEY", ADMIN_KEY)
+            // A signal from the terminal is for us alone.
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -82,8 +87,9 @@ impl Starting {
     /// Waits until it is ready.
     ///
     /// # Errors
-    /// [`Failure::Damaged`] with what it said last if it ends instead.
-    pub(super) fn ready(self) -> Result<Server, Failure> {
+    /// [`Failure::Damaged`] with what it said last if it refuses the data, [`Failure::Storage`] if it ends
+    /// for another reason or takes too long.
+    pub(super) fn ready(mut self) -> Result<Server, Failure> {
         let mut last = String::new();
         let address = loop {
             match self.log.recv_timeout(START_TIME_MAX) {
@@ -91,9 +97,19 @@ impl Starting {
                     Some(address) => break address,
                     None => last = line,
                 },
-                Err(_) => {
-                    return Err(Failure::Damaged(format!(
-                        "a server does not start on what a kill left: {last}"
+                Err(RecvTimeoutError::Disconnected) => {
+                    // Its log has ended, and so does it.
+                    let code = self.child.wait().ok().and_then(|status| status.code());
+                    let said = format!("a server does not start on what a kill left: {last}");
+                    return Err(if code == Some(DAMAGED) {
+                        Failure::Damaged(said)
+                    } else {
+                        Failure::Storage(said)
+                    });
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    return Err(Failure::Storage(format!(
+                        "a server is not ready after {START_TIME_MAX:?}: {last}"
                     )));
                 }
             }

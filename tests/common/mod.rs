@@ -9,6 +9,7 @@ pub(crate) mod draw;
 pub(crate) mod process;
 pub(crate) mod server;
 pub(crate) mod token;
+pub(crate) mod tool;
 
 pub(crate) use client::{Client, Response};
 pub(crate) use server::{ADMIN_KEY, START_MS, Server};

@@ -23,6 +23,8 @@ pub(crate) const CURRENT_BYTES: usize = 2 * BLOCK_BYTES;
 pub(crate) const NAME: &str = "CURRENT";
 /// Name before it is published.
 pub(crate) const TMP_NAME: &str = "CURRENT.tmp";
+/// The same for one that takes the place of a damaged one.
+pub(crate) const RENEWED_TMP_NAME: &str = "CURRENT.renewed.tmp";
 
 /// Whether a data dir holds a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

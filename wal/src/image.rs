@@ -13,12 +13,33 @@ use crate::planted::planted;
 /// Bytes that are read in one call.
 const READ_BYTES: usize = 1 << 20;
 
+/// What the system said of a cell.
+#[derive(Debug, Clone, Copy)]
+struct Said {
+    kind: io::ErrorKind,
+    code: Option<i32>,
+}
+
+impl Said {
+    fn of(error: &io::Error) -> Self {
+        Self {
+            kind: error.kind(),
+            code: error.raw_os_error(),
+        }
+    }
+
+    fn error(self) -> io::Error {
+        self.code
+            .map_or_else(|| self.kind.into(), io::Error::from_raw_os_error)
+    }
+}
+
 /// The first part of a segment, or all of it.
 #[derive(Debug, Default)]
 pub(crate) struct Image {
     bytes: Vec<u8>,
     /// Cells that could not be read, with what the system said.
-    unreadable: BTreeMap<usize, io::ErrorKind>,
+    unreadable: BTreeMap<usize, Said>,
 }
 
 impl Image {
@@ -45,7 +66,7 @@ impl Image {
                 if let Err(error) = read_full(file, at as u64, cell)
                     && !planted("read-error-is-an-end")
                 {
-                    image.unreadable.insert(at / CELL_BYTES, error.kind());
+                    image.unreadable.insert(at / CELL_BYTES, Said::of(&error));
                 }
             }
         }
@@ -92,13 +113,13 @@ impl Image {
     pub(crate) fn first_unreadable(
         &self,
         cells: std::ops::Range<usize>,
-    ) -> Option<(usize, io::ErrorKind)> {
+    ) -> Option<(usize, io::Error)> {
         if cells.is_empty() {
             return None;
         }
         self.unreadable
             .range(cells)
             .next()
-            .map(|(cell, kind)| (*cell, *kind))
+            .map(|(cell, said)| (*cell, said.error()))
     }
 }

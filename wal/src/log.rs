@@ -384,6 +384,26 @@ impl Log {
         Ok(self.header.predecessor)
     }
 
+    /// Writes `CURRENT` anew, for the one on disk is damaged. It names the present segment as before.
+    ///
+    /// # Errors
+    /// As [`Log::append`].
+    pub fn renew_current(&mut self) -> Result<(), Error> {
+        self.check_latch()?;
+        self.latching(|log| {
+            // Not by way of the name that waits beside the spare for the next rotation.
+            let tmp = current::RENEWED_TMP_NAME;
+            let mut file = log.disk.create(tmp).map_err(Error::io("create", tmp))?;
+            write_full(file.as_mut(), 0, &log.header.named().encode())
+                .map_err(Error::io("write", tmp))?;
+            file.sync().map_err(Error::io("sync", tmp))?;
+            log.disk
+                .rename(tmp, current::NAME)
+                .map_err(Error::io("rename", current::NAME))?;
+            log.disk.sync_dir("").map_err(Error::io("sync", "."))
+        })
+    }
+
     /// Makes all batches so far durable.
     ///
     /// # Errors
@@ -581,12 +601,7 @@ fn publish_segment(
             .map_err(Error::io("sync", SPARE_DIR))?;
     }
 
-    let names = Current {
-        state: CurrentState::Live,
-        store_id: header.store_id,
-        segment: header.number,
-        salt: header.salt,
-    };
+    let names = header.named();
     let tmp = current::TMP_NAME;
     write_full(current.as_mut(), 0, &names.encode()).map_err(Error::io("write", tmp))?;
     if !planted("current-named-unsynced") {
@@ -602,4 +617,16 @@ fn publish_segment(
 
 fn cell_of(offset: u64) -> u64 {
     offset / crate::cell::CELL_BYTES as u64
+}
+
+impl SegmentHeader {
+    /// The `CURRENT` that names this segment.
+    fn named(&self) -> Current {
+        Current {
+            state: CurrentState::Live,
+            store_id: self.store_id,
+            segment: self.number,
+            salt: self.salt,
+        }
+    }
 }

@@ -413,7 +413,7 @@ fn load(
     let image = Image::load(file.as_ref(), &path, length.min(FIRST_BATCH_AT))?;
     let (header, one_copy) = SegmentHeader::decode(image.head(BLOCK_BYTES)).map_err(|bad| {
         match image.first_unreadable(0..2) {
-            Some((_, kind)) if bad == BadHeader::Lost => unreadable(kind.into()),
+            Some((_, source)) if bad == BadHeader::Lost => unreadable(source),
             _ => bad_header(&path, &bad),
         }
     })?;

@@ -251,11 +251,11 @@ impl Segment {
     }
 
     fn unreadable(&self, cells: Range<usize>) -> Option<Error> {
-        let (cell, kind) = self.image.first_unreadable(cells)?;
+        let (cell, source) = self.image.first_unreadable(cells)?;
         Some(Error::Unreadable {
             file: self.path.clone(),
             offset: (cell * CELL_BYTES) as u64,
-            source: kind.into(),
+            source,
         })
     }
 

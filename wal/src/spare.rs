@@ -189,7 +189,7 @@ impl Spares {
     }
 
     pub(crate) fn remove_unfinished(&self) -> Result<(), Error> {
-        for path in [SPARE_PATH, current::TMP_NAME] {
+        for path in [SPARE_PATH, current::TMP_NAME, current::RENEWED_TMP_NAME] {
             match self.disk.remove(path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     return Err(Error::io("remove", path)(error));

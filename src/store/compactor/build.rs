@@ -6,13 +6,12 @@ use std::sync::Arc;
 use ekokv_wal::{Disk, Error, Predecessor, planted, read_sealed};
 
 use super::generations::{Generation, Generations};
+use super::is_damage;
 use super::merge::{Base, Ended, Nothing, merge};
 use super::pace::Pace;
 use super::runs::{Collector, Refused};
 use crate::state::{Fingerprint, Recorded, State};
-use crate::store::snapshot::{
-    Bad, DIR, Header, Scan, TMP_SUFFIX, Writer, is_passing, path_of, verify,
-};
+use crate::store::snapshot::{Bad, DIR, Header, Scan, TMP_SUFFIX, Writer, path_of, verify};
 
 /// Why no snapshot was made.
 #[derive(Debug)]
@@ -27,10 +26,10 @@ pub(super) enum Trouble {
 
 impl From<Error> for Trouble {
     fn from(error: Error) -> Self {
-        match error {
-            Error::Unreadable { ref source, .. } if is_passing(source) => Self::Storage(error),
-            Error::Damaged(_) | Error::Unreadable { .. } => Self::Damage(error),
-            Error::Io { .. } | Error::TooLarge { .. } | Error::Latched => Self::Storage(error),
+        if is_damage(&error) {
+            Self::Damage(error)
+        } else {
+            Self::Storage(error)
         }
     }
 }

@@ -99,13 +99,15 @@ pub(super) fn merge(
     }
 }
 
-fn first_key(base: Option<&Recorded>, runs: &[Run]) -> Option<Key> {
+/// The first key of all.
+pub(super) fn first_key(base: Option<&Recorded>, runs: &[Run]) -> Option<Key> {
     let of_runs = runs.iter().filter_map(|run| run.peek().map(|l| l.key));
     let of_base = base.map(|recorded| &*recorded.key);
     of_runs.chain(of_base).min().map(Key::from)
 }
 
-fn stands_at(run: &Run, key: &str) -> bool {
+/// Whether a run is at `key`.
+pub(super) fn stands_at(run: &Run, key: &str) -> bool {
     run.peek().is_some_and(|logged| logged.key == key)
 }
 

@@ -35,6 +35,7 @@ use super::chore::{Chore, NotNow, Rotated};
 use super::command;
 use super::logged::Amounts;
 use super::shared::{AbortOnPanic, Shared};
+use super::snapshot::is_passing;
 use build::{Order, Trouble, build};
 use desk::Word;
 use pace::Pace;
@@ -52,7 +53,13 @@ const FAILED_PATIENCE: Duration = Duration::from_secs(2);
 /// The same at a stop, which goes on without.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
 /// After a failure nothing is begun by itself for so long.
-const RETRY: Duration = Duration::from_secs(10);
+pub(super) const RETRY: Duration = Duration::from_secs(10);
+/// And after each further one twice as long, up to this.
+const RETRY_MAX: Duration = Duration::from_secs(3600);
+/// A compaction at a stop is given up after so long.
+const STOP_COMPACTION: Duration = Duration::from_secs(10);
+/// A run in memory takes at most so many bytes, however long segments are.
+const RUN_BYTES_MAX: u64 = 64 << 20;
 
 /// What it needs to know of the store.
 pub(super) struct Compactor {
@@ -73,6 +80,8 @@ pub(super) struct Compactor {
     pub(super) since: Instant,
     /// Nothing is begun by itself before.
     pub(super) not_before: Instant,
+    /// So long after the next failure it is tried again.
+    pub(super) retry: Duration,
 }
 
 impl Compactor {
@@ -86,15 +95,14 @@ impl Compactor {
                 Word::Stop => {
                     if self.schedule.due_at_stop(&self.facts()) {
                         tracing::info!("compacting before the stop");
-                        let mut pace = Pace::full(&self.shared);
+                        let mut pace = Pace::until(&self.shared, STOP_COMPACTION);
                         // The stop goes on without; the log says all.
                         let _ = self.compact(&mut pace);
                     }
                     return;
                 }
                 Word::Nothing => {
-                    let due = self.schedule.due(&self.facts());
-                    match due.filter(|_| Instant::now() >= self.not_before) {
+                    match self.is_due() {
                         Some(reason) => {
                             tracing::info!(reason, "compacting");
                             let mut pace = Pace::gentle(&self.shared);
@@ -108,8 +116,18 @@ impl Compactor {
         }
     }
 
+    fn missing(&self) -> u64 {
+        self.shared.space.missing(&self.shared.logged)
+    }
+
     fn is_space_short(&self) -> bool {
-        self.shared.space.missing(&self.shared.logged) > 0
+        self.missing() > 0
+    }
+
+    /// Why a compaction should begin now.
+    fn is_due(&self) -> Option<&'static str> {
+        let due = self.schedule.due(&self.facts());
+        due.filter(|_| Instant::now() >= self.not_before)
     }
 
     fn facts(&self) -> Facts {
@@ -135,6 +153,13 @@ impl Compactor {
                 reason: error.to_string(),
             },
         });
+        let answer = answer.map_err(|error| match self.missing() {
+            // Whatever was tried, this is what it was tried without.
+            missing @ 1.. if matches!(error, command::Error::NotCompacted { .. }) => {
+                command::Error::SpaceFull { missing }
+            }
+            _ => error,
+        });
         for request in requests {
             // Whoever asked may have gone.
             let _ = request.send(answer.clone());
@@ -154,13 +179,16 @@ impl Compactor {
         let failed = match &outcome {
             Ok(_) => {
                 self.repair = false;
+                self.retry = RETRY;
                 self.shared.unrepaired.store(false, Ordering::Relaxed);
                 false
             }
             Err(Trouble::Stopping) => return outcome,
             Err(Trouble::Damage(error) | Trouble::Storage(error)) => {
                 tracing::warn!(%error, "no snapshot was made; it is tried again");
-                self.not_before = Instant::now() + RETRY;
+                self.not_before = Instant::now() + self.retry;
+                // What fails again and again rewrites the state each time.
+                self.retry = (2 * self.retry).min(RETRY_MAX);
                 true
             }
         };
@@ -217,7 +245,7 @@ impl Compactor {
             to,
             time: rotated.time,
             fingerprint: rotated.fingerprint,
-            memory_bytes_max: self.segment_bytes,
+            memory_bytes_max: self.segment_bytes.min(RUN_BYTES_MAX),
             pace,
         }
     }
@@ -238,6 +266,10 @@ impl Compactor {
     /// Removes what no generation needs; with `only_newest`, or while space is short, all but the
     /// newest.
     fn retire(&mut self, only_newest: bool) {
+        if self.shared.failed().is_some() {
+            // The data dir may be another's by now.
+            return;
+        }
         self.shared.space.sample(self.disk.as_ref());
         let only_newest = only_newest || self.is_space_short();
         if only_newest && self.generations.older().is_some() {
@@ -258,7 +290,16 @@ impl Compactor {
 
     /// Ends the present segment.
     fn rotate(&mut self) -> Result<Rotated, Trouble> {
-        let rotated = self.rotate_when_ready();
+        self.end_segment(false)
+    }
+
+    /// The same, and `CURRENT` is written anew in any case.
+    fn rotate_and_renew(&mut self) -> Result<Rotated, Trouble> {
+        self.end_segment(true)
+    }
+
+    fn end_segment(&mut self, renew: bool) -> Result<Rotated, Trouble> {
+        let rotated = self.rotate_when_ready(renew);
         self.shared.space.await_segment(false);
         let rotated = rotated?;
         self.owed += rotated.logged;
@@ -267,11 +308,11 @@ impl Compactor {
         Ok(rotated)
     }
 
-    fn rotate_when_ready(&self) -> Result<Rotated, Trouble> {
+    fn rotate_when_ready(&self, renew: bool) -> Result<Rotated, Trouble> {
         let asked = Instant::now();
         loop {
             let (reply, replied) = sync_channel(1);
-            self.shared.mailbox.assign(Chore::Rotate(reply));
+            self.shared.mailbox.assign(Chore::Rotate { renew, reply });
             match replied.recv() {
                 Ok(Ok(rotated)) => return Ok(rotated),
                 Ok(Err(NotNow)) if self.shared.failed().is_some() => {
@@ -300,6 +341,15 @@ impl Compactor {
                 Err(_) => return Err(Trouble::Stopping),
             }
         }
+    }
+}
+
+/// Whether an error says that bytes are not what was written.
+pub(super) fn is_damage(error: &Error) -> bool {
+    match error {
+        Error::Damaged(_) => true,
+        Error::Unreadable { source, .. } => !is_passing(source),
+        Error::Io { .. } | Error::TooLarge { .. } | Error::Latched => false,
     }
 }
 

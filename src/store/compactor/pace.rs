@@ -15,42 +15,48 @@ const BYTES_PER_LOOK: u64 = 16 << 10;
 /// Works in stretches: while there are commands, each is followed by a rest of the same length.
 pub(super) struct Pace {
     shared: Arc<Shared>,
-    /// Rest, and end with the store.
-    gentle: bool,
     /// Since the clock was looked at.
     bytes: u64,
     stretch: Instant,
     /// The mailbox's when the stretch began.
     turns: u64,
+    /// It is given up then.
+    until: Option<Instant>,
 }
 
 impl Pace {
-    /// Rests while others work; ends with the store.
-    pub(super) fn gentle(shared: &Arc<Shared>) -> Self {
+    /// As fast as it goes, for so long.
+    pub(super) fn until(shared: &Arc<Shared>, time: Duration) -> Self {
         Self {
-            gentle: true,
-            ..Self::full(shared)
+            until: Some(Instant::now() + time),
+            ..Self::gentle(shared)
         }
     }
 
-    /// As fast as it goes, to the end.
-    pub(super) fn full(shared: &Arc<Shared>) -> Self {
+    /// Rests while others work; ends with the store.
+    pub(super) fn gentle(shared: &Arc<Shared>) -> Self {
         Self {
             shared: Arc::clone(shared),
-            gentle: false,
             bytes: 0,
             stretch: Instant::now(),
             turns: shared.mailbox.turns(),
+            until: None,
         }
     }
 
     /// Told of bytes that went through; says whether to go on.
     pub(super) fn go_on(&mut self, bytes: u64) -> bool {
         self.bytes += bytes;
-        if !self.gentle || self.bytes < BYTES_PER_LOOK {
+        if self.bytes < BYTES_PER_LOOK {
             return true;
         }
         self.bytes = 0;
+        if self.shared.failed().is_some() {
+            return false;
+        }
+        if let Some(until) = self.until {
+            return Instant::now() < until;
+        }
         let worked = self.stretch.elapsed();
         if worked >= STRETCH {
             if self.shared.mailbox.turns() != self.turns {

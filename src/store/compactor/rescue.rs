@@ -55,6 +55,13 @@ impl Compactor {
 
     /// The state in slices, and what is logged meanwhile, into a new snapshot.
     fn write_out(&mut self, pace: &mut Pace) -> Result<(Generation, Rotated), Trouble> {
+        // Slices and snapshot are there together, each about as long as the snapshot before.
+        let missing = self.shared.space.missing_for_rescue(&self.shared.logged);
+        if missing > 0 {
+            let reason = format!("{missing} more bytes must be free to write the state out anew");
+            let full = std::io::Error::new(std::io::ErrorKind::StorageFull, reason);
+            return Err(Error::io("rescue", "the state")(full).into());
+        }
         let begun = self.rotate()?;
         // A log without an end of a segment is a new one, and nothing of it was read.
         let from = begun.end.ok_or(Trouble::Stopping)?;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use ekokv_wal::{Batch, Disk, Error, File, planted, read_full, write_full};
 
+use super::merge::{first_key, stands_at};
 use crate::state::{Mutation, State};
 use crate::store::snapshot::{DIR, TMP_SUFFIX};
 
@@ -17,6 +18,8 @@ use crate::store::snapshot::{DIR, TMP_SUFFIX};
 const PIECE_BYTES: usize = 1 << 20;
 /// So much is written between two syncs: no sync of the log queues behind more than this.
 const SYNC_BYTES: u64 = 4 << 20;
+/// So many runs are made one.
+const RUNS_MAX: usize = 16;
 /// Sequence u64, length u32, CRC u32, length of the key u16 and where it stands u16.
 const RECORD_HEAD_BYTES: usize = 20;
 
@@ -57,6 +60,8 @@ pub(super) struct Collector {
     arena: Vec<u8>,
     places: Vec<Place>,
     runs: Vec<Run>,
+    /// How many files were made.
+    made: u64,
     /// The last clear; nothing below it counts.
     pub(super) cleared_at: u64,
     /// The API keys, as they are behind what was read.
@@ -72,6 +77,7 @@ impl Collector {
             arena: Vec::new(),
             places: Vec::new(),
             runs: Vec::new(),
+            made: 0,
             cleared_at: 0,
             secrets,
         }
@@ -145,13 +151,43 @@ impl Collector {
 
     fn write_run(&mut self) -> Result<(), Error> {
         let sorted = self.sorted();
-        let path = format!("{DIR}/run-{}{TMP_SUFFIX}", self.runs.len());
-        let run = RunFile::write(&self.disk, path, &sorted)?;
-        self.runs.push(Run::File(run));
+        let mut run = self.new_run()?;
+        for index in 0..sorted.places.len() {
+            if let Some(logged) = sorted.at(index) {
+                run.push(&logged)?;
+            }
+        }
+        self.runs.push(Run::File(run.finish()?));
         // The buffer serves again.
         self.arena = sorted.arena;
         self.arena.clear();
+        if self.runs.len() >= RUNS_MAX {
+            self.merge_runs()?;
+        }
         Ok(())
+    }
+
+    /// Makes one run of all, so that neither descriptors nor buffers grow with the log.
+    fn merge_runs(&mut self) -> Result<(), Error> {
+        let mut runs = std::mem::take(&mut self.runs);
+        let mut merged = self.new_run()?;
+        while let Some(key) = first_key(None, &runs) {
+            for run in &mut runs {
+                while stands_at(run, &key) {
+                    if let Some(logged) = run.peek() {
+                        merged.push(&logged)?;
+                    }
+                    run.advance()?;
+                }
+            }
+        }
+        self.runs.push(Run::File(merged.finish()?));
+        Ok(())
+    }
+
+    fn new_run(&mut self) -> Result<RunFile, Error> {
+        self.made += 1;
+        RunFile::create(&self.disk, format!("{DIR}/run-{}{TMP_SUFFIX}", self.made))
     }
 }
 
@@ -217,48 +253,55 @@ pub(super) struct RunFile {
     length: u64,
     /// Up to where it has been read into the buffer.
     read: u64,
+    unsynced: u64,
     buffer: Vec<u8>,
     /// Where the next record begins in the buffer.
     at: usize,
 }
 
 impl RunFile {
-    fn write(disk: &Arc<dyn Disk>, path: String, sorted: &Sorted) -> Result<Self, Error> {
+    fn create(disk: &Arc<dyn Disk>, path: String) -> Result<Self, Error> {
         let file = disk.create(&path).map_err(Error::io("create", &path))?;
-        let mut run = Self {
+        Ok(Self {
             disk: Arc::clone(disk),
             path,
             file,
             length: 0,
             read: 0,
+            unsynced: 0,
             buffer: Vec::with_capacity(PIECE_BYTES),
             at: 0,
-        };
-        let mut unsynced = 0;
-        for index in 0..sorted.places.len() {
-            let (Some(place), Some(logged)) = (sorted.places.get(index), sorted.at(index)) else {
-                continue;
-            };
-            let out = &mut run.buffer;
-            out.extend_from_slice(&logged.sequence.to_le_bytes());
-            out.extend_from_slice(&place.length.to_le_bytes());
-            out.extend_from_slice(&place.crc.to_le_bytes());
-            out.extend_from_slice(&place.key_at.to_le_bytes());
-            out.extend_from_slice(&place.key_length.to_le_bytes());
-            out.extend_from_slice(logged.bytes);
-            if out.len() >= PIECE_BYTES {
-                unsynced += out.len() as u64;
-                run.write_buffer()?;
-                if unsynced >= SYNC_BYTES {
-                    // Not for safety: it spreads what the disk has to do.
-                    run.file.sync().map_err(Error::io("sync", &run.path))?;
-                    unsynced = 0;
-                }
+        })
+    }
+
+    /// Appends a mutation; they ascend.
+    fn push(&mut self, logged: &Logged<'_>) -> Result<(), Error> {
+        // The key is a part of the bytes.
+        let key_at = logged.key.as_ptr() as usize - logged.bytes.as_ptr() as usize;
+        let out = &mut self.buffer;
+        out.extend_from_slice(&logged.sequence.to_le_bytes());
+        out.extend_from_slice(&(logged.bytes.len() as u32).to_le_bytes());
+        out.extend_from_slice(&logged.crc.to_le_bytes());
+        out.extend_from_slice(&(key_at as u16).to_le_bytes());
+        out.extend_from_slice(&(logged.key.len() as u16).to_le_bytes());
+        out.extend_from_slice(logged.bytes);
+        if out.len() >= PIECE_BYTES {
+            self.unsynced += out.len() as u64;
+            self.write_buffer()?;
+            if self.unsynced >= SYNC_BYTES {
+                // Not for safety: it spreads what the disk has to do.
+                self.file.sync().map_err(Error::io("sync", &self.path))?;
+                self.unsynced = 0;
             }
         }
-        run.write_buffer()?;
-        run.fill()?;
-        Ok(run)
+        Ok(())
+    }
+
+    /// Ends writing and begins reading.
+    fn finish(mut self) -> Result<Self, Error> {
+        self.write_buffer()?;
+        self.fill()?;
+        Ok(self)
     }
 
     fn write_buffer(&mut self) -> Result<(), Error> {

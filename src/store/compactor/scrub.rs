@@ -1,14 +1,23 @@
 //! The scrub: reads sealed files at a gentle rate, so that damage is found while the state is whole in
 //! memory, and not by the start that would need the file.
 
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ekokv_wal::{Error, Predecessor, newest_sealed, read_sealed, sealed_chain, segment_path};
 
 use super::build::Trouble;
 use super::pace::Pace;
-use super::{Compactor, try_set_aside};
+use super::{Compactor, LOOK, try_set_aside};
 use crate::store::snapshot::verify;
+
+/// The first round begins so long after a start: one that is restarted each night has rounds too.
+const FIRST_ROUND: Duration = Duration::from_secs(3600);
+/// A round that was interrupted goes on after so long.
+const INTERRUPTED_PAUSE: Duration = Duration::from_secs(60);
+/// `CURRENT` is small, and no start goes without it.
+const CURRENT_PAUSE: Duration = Duration::from_secs(60);
 
 /// How sealed files are looked over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +52,19 @@ enum Part {
     },
 }
 
+impl Part {
+    /// What it is known by within a round.
+    fn name(&self) -> String {
+        match self {
+            Self::Snapshot { path, .. } => path.clone(),
+            Self::Log { from, to, .. } => {
+                let from = from.map_or(0, |from| from.number);
+                format!("log {from} {}", to.number)
+            }
+        }
+    }
+}
+
 /// What a look at a part comes to.
 enum Seen {
     Whole,
@@ -64,57 +86,74 @@ impl Seen {
     }
 }
 
-/// Rounds of scrubbing.
+/// Rounds of scrubbing. A round looks at each part that there is; what it has seen whole it does not look
+/// at again, though compactions come between.
 pub(super) struct Scrubber {
     settings: Scrub,
-    /// What is left of the round, last part first.
-    round: Vec<Part>,
-    next_round: Instant,
+    /// Whether a round has begun.
+    in_round: bool,
+    /// The parts that this round has seen.
+    seen: BTreeSet<String>,
+    /// Nothing is looked at before.
+    not_before: Instant,
+    next_look_at_current: Instant,
 }
 
 impl Scrubber {
     pub(super) fn new(settings: Scrub) -> Self {
+        let now = Instant::now();
         Self {
             settings,
-            round: Vec::new(),
-            next_round: Instant::now() + settings.pause,
+            in_round: false,
+            seen: BTreeSet::new(),
+            not_before: now + settings.pause.min(FIRST_ROUND),
+            next_look_at_current: now + settings.pause.min(CURRENT_PAUSE),
         }
     }
 
     /// Looks a part over, if it is time.
     pub(super) fn step(&mut self, compactor: &mut Compactor) {
-        if self.round.is_empty() {
-            if Instant::now() < self.next_round {
-                return;
-            }
+        if Instant::now() >= self.next_look_at_current {
+            self.next_look_at_current = Instant::now() + self.settings.pause.min(CURRENT_PAUSE);
             look_at_current(compactor);
-            self.round = parts(compactor);
-            self.round.reverse();
         }
-        if let Some(part) = self.round.pop() {
-            match self.look(compactor, &part) {
-                // Files may have come and gone meanwhile: the round begins again.
-                Seen::Interrupted => self.round.clear(),
-                Seen::Whole => {}
-                Seen::Repaired => {
-                    if matches!(part, Part::Log { needed: true, .. }) {
-                        tracing::warn!("the scrub met damage that parity repairs; compacting");
-                        compactor.repair = true;
-                    }
-                }
-                Seen::Damaged(error) => {
-                    self.round.clear();
-                    found(compactor, &part, error);
+        if Instant::now() < self.not_before {
+            return;
+        }
+        // Made anew each time: what a compaction has removed since is no part any more.
+        let mut parts = parts(compactor).into_iter();
+        let Some(part) = parts.find(|part| !self.seen.contains(&part.name())) else {
+            if self.in_round {
+                tracing::debug!(parts = self.seen.len(), "all sealed files were looked over");
+            }
+            self.seen.clear();
+            self.in_round = false;
+            self.not_before = Instant::now() + self.settings.pause;
+            return;
+        };
+        self.in_round = true;
+        match self.look(compactor, &part) {
+            Seen::Interrupted => {
+                self.not_before = Instant::now() + self.settings.pause.min(INTERRUPTED_PAUSE);
+            }
+            Seen::Whole => {
+                self.seen.insert(part.name());
+            }
+            Seen::Repaired => {
+                self.seen.insert(part.name());
+                if matches!(part, Part::Log { needed: true, .. }) {
+                    tracing::warn!("the scrub met damage that parity repairs; compacting");
+                    compactor.shared.unrepaired.store(true, Ordering::Relaxed);
+                    compactor.repair = true;
                 }
             }
-        }
-        if self.round.is_empty() {
-            self.next_round = Instant::now() + self.settings.pause;
+            Seen::Damaged(error) => found(compactor, &part, error),
         }
     }
 
     fn look(&self, compactor: &Compactor, part: &Part) -> Seen {
         let started = Instant::now();
+        let mut looked = started;
         let mut bytes = 0;
         let rate = self.settings.bytes_per_second.max(1);
         let mut pace = |more: u64| {
@@ -123,6 +162,13 @@ impl Scrubber {
                 .saturating_sub(started.elapsed());
             if ahead > Duration::from_millis(1) {
                 std::thread::sleep(ahead.min(Duration::from_millis(100)));
+            }
+            // What is due does not wait for a round that takes hours.
+            if looked.elapsed() >= LOOK {
+                looked = Instant::now();
+                if compactor.is_due().is_some() || compactor.shared.failed().is_some() {
+                    return false;
+                }
             }
             !compactor.shared.desk.is_busy()
         };
@@ -185,12 +231,21 @@ fn look_at_current(compactor: &mut Compactor) {
         Ok(None) | Err(Error::Damaged(_)) => true,
         Err(_) => false,
     };
-    if lost {
-        tracing::error!("CURRENT is damaged; it is written anew");
-        // A segment without a record cannot be ended; then a later round tries again.
-        if compactor.rotate().is_err() {
-            tracing::warn!("CURRENT could not be written anew; it is tried again");
-        }
+    if !lost {
+        return;
+    }
+    tracing::error!("CURRENT is damaged; it is written anew");
+    compactor.shared.unrepaired.store(true, Ordering::Relaxed);
+    let renewed = compactor.rotate_and_renew().is_ok()
+        && matches!(
+            ekokv_wal::current(compactor.disk.as_ref(), &[]),
+            Ok(Some((_, false)))
+        );
+    if renewed {
+        let still = compactor.repair || compactor.damage.is_some();
+        compactor.shared.unrepaired.store(still, Ordering::Relaxed);
+    } else {
+        tracing::warn!("CURRENT could not be written anew; it is tried again");
     }
 }
 

@@ -136,7 +136,7 @@ impl Bench {
             time: TIME,
             fingerprint,
             memory_bytes_max: SEGMENT_BYTES,
-            pace: &mut Pace::full(&self.shared),
+            pace: &mut Pace::until(&self.shared, std::time::Duration::from_secs(60)),
         };
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
         build(&disk, base, &mut order)
@@ -321,6 +321,28 @@ fn row_25_a_snapshot_whose_content_is_not_what_its_footer_names_is_damaged() {
     let found = bench.recovered();
     assert_eq!(found.state.fingerprint(), bench.state.fingerprint());
     assert_eq!(found.broken.len(), 1);
+}
+
+#[test]
+fn row_21_nothing_goes_before_the_names_that_a_start_found_are_durable() {
+    let bench = two_generations();
+    let newest = bench.generations.newest().unwrap().path();
+    // A kill just behind the rename: the name is there, and a power cut may still take it.
+    let killed = SimDisk::new();
+    for call in bench.disk.take_recorded() {
+        killed.play(&call);
+        if matches!(&call, ekokv_wal::SimOp::Rename(_, to) if *to == newest) {
+            break;
+        }
+    }
+    let mut found = recovered(&killed).unwrap();
+    let then = found.state.fingerprint();
+    assert_eq!(found.generations.newest().unwrap().path(), newest);
+    found.generations.retire(&killed, true).unwrap();
+    // Sooner or later the log goes on in another segment.
+    killed.sync_dir("wal").unwrap();
+    let cut = recovered(&killed.power_cut(|_, _| 0, 0)).unwrap();
+    assert_eq!(cut.state.fingerprint(), then);
 }
 
 #[test]

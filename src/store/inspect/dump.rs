@@ -2,13 +2,19 @@
 
 use std::io::{self, Write};
 use std::path::Path;
+use std::time::Duration;
 
+use super::holder::{holder, refused};
 use super::place::{no_store, open, unwritten};
 use crate::state::ttl::format_rfc3339;
 use crate::state::{Entry, Form, Kept, Link};
-use crate::store::open::failure;
 use crate::store::options::Failure;
 use crate::store::recovery::{self, Loaded};
+
+/// So often a data dir is read that a process has open and changes.
+const LOOKS_MAX: u32 = 5;
+/// After so long each.
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
 
 /// What was printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -31,7 +37,18 @@ pub struct Dumped {
 /// no more.
 pub fn dump(dir: &Path, now: u64, out: &mut dyn Write) -> Result<Dumped, Failure> {
     let disk = open(dir)?;
-    let store = match recovery::read(&disk, u64::MAX).map_err(|error| failure(dir, error))? {
+    let mut looks = 1;
+    let loaded = loop {
+        match recovery::read(&disk, u64::MAX) {
+            // A segment or a snapshot may have come or gone just then.
+            Err(_) if looks < LOOKS_MAX && holder(dir).is_some() => {
+                looks += 1;
+                std::thread::sleep(LOOK_PAUSE);
+            }
+            loaded => break loaded.map_err(|error| refused(dir, error))?,
+        }
+    };
+    let store = match loaded {
         Loaded::Nothing => return Err(no_store(dir)),
         Loaded::Store(store) => store,
     };

@@ -4,8 +4,26 @@ use std::fs::{File, TryLockError};
 use std::io::Read;
 use std::path::Path;
 
+use ekokv_wal::Error;
+
+use crate::store::open::failure;
+use crate::store::options::Failure;
+
 /// The text of `lock` is for messages; it is short.
 const HOLDER_BYTES_MAX: u64 = 200;
+
+/// An error of reading `dir`, as the operator should read it: of files that somebody changes meanwhile it
+/// says nothing about damage.
+pub(super) fn refused(dir: &Path, error: Error) -> Failure {
+    match holder(dir) {
+        Some(holder) => Failure::Locked(format!(
+            "{holder} has the data dir {} open, and its files change while they are read: ask again, or \
+             stop it first",
+            dir.display()
+        )),
+        None => failure(dir, error),
+    }
+}
 
 /// The process that has `dir` open, `None` if none has. The lock is asked for, shared and for a moment,
 /// so that a start at that very moment may find the data dir in use.

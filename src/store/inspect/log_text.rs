@@ -6,10 +6,11 @@ use std::path::Path;
 use ekokv_wal::{Batch, Disk, Error, Flags, Found, Predecessor};
 
 use super::files::Files;
+use super::holder::refused;
 use super::place::{open, unwritten};
 use crate::state::ttl::format_rfc3339;
 use crate::state::{Form, Mutation};
-use crate::store::open::{OTHER_FILES, failure};
+use crate::store::open::OTHER_FILES;
 use crate::store::options::Failure;
 
 /// Prints the batches of the log in `dir`, one line each, with a line for each change: sequence, kind
@@ -21,7 +22,7 @@ use crate::store::options::Failure;
 /// [`Failure::Storage`] if `out` takes no more.
 pub fn print(dir: &Path, out: &mut dyn Write) -> Result<(), Failure> {
     let disk = open(dir)?;
-    let from = beginning(&disk).map_err(|error| failure(dir, error))?;
+    let from = beginning(&disk).map_err(|error| refused(dir, error))?;
     if let Some(from) = &from {
         let (batch, sequence) = (from.position.batch, from.position.sequence);
         writeln!(
@@ -47,7 +48,7 @@ pub fn print(dir: &Path, out: &mut dyn Write) -> Result<(), Failure> {
     if let Some(error) = broken_out {
         return Err(unwritten(&error));
     }
-    let found = found.map_err(|error| failure(dir, error))?;
+    let found = found.map_err(|error| refused(dir, error))?;
     print_end(out, dir, &found).map_err(|error| unwritten(&error))
 }
 

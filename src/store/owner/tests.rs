@@ -315,7 +315,10 @@ fn a_segment_ends_between_two_requests_of_a_frame_with_the_fingerprint_of_that_m
     bench.send(set("a"));
     let then = bench.owner.state.fingerprint();
     let (reply, _replied) = std::sync::mpsc::sync_channel(1);
-    bench.owner.do_chore(Chore::Rotate(reply));
+    bench.owner.do_chore(Chore::Rotate {
+        renew: false,
+        reply,
+    });
     bench.send(set("b"));
     let before = bench.take();
     assert_eq!((before.count, before.last_sequence), (1, 1));

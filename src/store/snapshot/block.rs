@@ -14,6 +14,9 @@ const KIND_VALUE: u8 = 2;
 const KIND_LINK: u8 = 3;
 const KIND_REMEMBERED: u8 = 4;
 
+/// Whole bytes that this program does not understand.
+pub(super) const NEWER: &str = "it holds an entry of an unknown kind: a newer version of ekokv wrote it and is needed to read it";
+
 const FLAG_ENVELOPE: u8 = 1;
 const FLAG_DEADLINE: u8 = 2;
 
@@ -144,7 +147,8 @@ impl<'a> Entries<'a> {
                     };
                 }
                 KIND_REMEMBERED => return self.remembered().map(Some),
-                _ => return Err("an entry of an unknown kind, or where none of its kind belongs"),
+                KIND_SECRET | KIND_LINK => return Err("an entry where none of its kind belongs"),
+                _ => return Err(NEWER),
             }
         }
         if self.rest.is_empty() {

@@ -16,7 +16,7 @@ pub(in crate::store) enum Bad {
     /// It is whole and not for this store, or for a newer program: nothing serves in its place.
     Foreign(Damage),
     /// This process could not read it just now, which says nothing about the file.
-    Passing(Damage),
+    Passing(Damage, io::ErrorKind),
 }
 
 impl Bad {
@@ -34,10 +34,9 @@ impl Bad {
     pub(super) fn unreadable(path: &str, offset: u64) -> impl FnOnce(io::Error) -> Self {
         move |error| {
             let reason = format!("it cannot be read: {error}");
-            let passing = is_passing(&error);
             let damage = damage(path, offset, reason);
-            if passing {
-                Self::Passing(damage)
+            if is_passing(&error) {
+                Self::Passing(damage, error.kind())
             } else {
                 Self::Damaged(damage)
             }
@@ -58,7 +57,7 @@ impl Bad {
     /// What is wrong, and where.
     pub(in crate::store) fn damage(&self) -> &Damage {
         match self {
-            Self::Damaged(damage) | Self::Foreign(damage) | Self::Passing(damage) => damage,
+            Self::Damaged(damage) | Self::Foreign(damage) | Self::Passing(damage, _) => damage,
         }
     }
 }
@@ -90,7 +89,9 @@ impl From<Bad> for Error {
     fn from(bad: Bad) -> Self {
         match bad {
             Bad::Damaged(damage) | Bad::Foreign(damage) => Self::Damaged(damage),
-            Bad::Passing(damage) => Self::io("read", &damage.file)(io::Error::other(damage.reason)),
+            Bad::Passing(damage, kind) => {
+                Self::io("read", &damage.file)(io::Error::new(kind, damage.reason))
+            }
         }
     }
 }

@@ -37,7 +37,8 @@ const API_KEYS_AT: usize = LINKS_AT + 8;
 const DIGEST_AT: usize = API_KEYS_AT + 8;
 const BLOCKS_HASH_AT: usize = DIGEST_AT + 16;
 const LENGTH_AT: usize = BLOCKS_HASH_AT + 16;
-const _: () = assert!(LENGTH_AT + 8 + 36 == CRC_AT && FOOTER_BYTES == HEADER_BYTES);
+const LONGEST_AT: usize = LENGTH_AT + 8;
+const _: () = assert!(LONGEST_AT + 4 + 32 == CRC_AT && FOOTER_BYTES == HEADER_BYTES);
 
 /// What a snapshot is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +62,8 @@ pub(in crate::store) struct Footer {
     pub(super) blocks_hash: u128,
     /// Length of the file in bytes.
     pub(in crate::store) length: u64,
+    /// Length of the longest block's entries in bytes: a longer one is not believed.
+    pub(super) longest_block: u32,
 }
 
 impl Header {
@@ -147,6 +150,7 @@ impl Footer {
         put(&mut out, DIGEST_AT, &digest.to_le_bytes());
         put(&mut out, BLOCKS_HASH_AT, &self.blocks_hash.to_le_bytes());
         put(&mut out, LENGTH_AT, &self.length.to_le_bytes());
+        put(&mut out, LONGEST_AT, &self.longest_block.to_le_bytes());
         let crc = seeded(seed, &[&out[..CRC_AT]]);
         put(&mut out, CRC_AT, &crc.to_le_bytes());
         out
@@ -185,6 +189,7 @@ impl Footer {
             },
             blocks_hash: u128::from_le_bytes(field(bytes, BLOCKS_HASH_AT)),
             length,
+            longest_block: u32::from_le_bytes(field(bytes, LONGEST_AT)),
         })
     }
 }
@@ -203,6 +208,40 @@ pub(super) fn block_crc(seed: u32, number: u64, count: u32, entries: &[u8]) -> u
     )
 }
 
+/// The seed with which a footer of a file of `length` bytes has its CRC; `None` if it is no such footer.
+/// A footer that is damaged elsewhere gives a seed with which nothing verifies.
+pub(super) fn seed_by_footer(bytes: &[u8; FOOTER_BYTES], length: u64) -> Option<u32> {
+    let is_footer = &field::<8>(bytes, MAGIC_AT) == FOOTER_MAGIC
+        && u64::from_le_bytes(field(bytes, LENGTH_AT)) == length;
+    let crc = u32::from_le_bytes(field(bytes, CRC_AT));
+    is_footer.then(|| unseeded(crc, &bytes[..CRC_AT]))
+}
+
+/// The same header with another CRC.
+pub(super) fn with_crc(mut bytes: [u8; HEADER_BYTES], crc: u32) -> [u8; HEADER_BYTES] {
+    put(&mut bytes, CRC_AT, &crc.to_le_bytes());
+    bytes
+}
+
+/// The seed with which `bytes` have this CRC: CRC-32 run backwards, which is possible since each of its
+/// steps can be undone.
+fn unseeded(crc: u32, bytes: &[u8]) -> u32 {
+    const POLYNOMIAL: u32 = 0xEDB8_8320;
+    let mut register = !crc;
+    for byte in bytes.iter().rev() {
+        for _ in 0..8 {
+            // The polynomial's highest bit is set, so a step that used it shows there.
+            register = if register >> 31 == 0 {
+                register << 1
+            } else {
+                ((register ^ POLYNOMIAL) << 1) | 1
+            };
+        }
+        register ^= u32::from(*byte);
+    }
+    !register
+}
+
 fn seeded(seed: u32, parts: &[&[u8]]) -> u32 {
     let mut hasher = crc32fast::Hasher::new_with_initial(seed);
     parts.iter().for_each(|part| hasher.update(part));
@@ -219,4 +258,20 @@ fn field<const N: usize>(bytes: &[u8; HEADER_BYTES], at: usize) -> [u8; N] {
     let mut out = [0; N];
     out.copy_from_slice(&bytes[at..at + N]);
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_seed_follows_from_the_crc() {
+        let bytes: Vec<u8> = (0..124u32).map(|i| (i * 37 % 251) as u8).collect();
+        for length in 0..bytes.len() {
+            for seed in [0, 1, 0x8000_0000, 0xDEAD_BEEF, u32::MAX] {
+                let bytes = &bytes[..length];
+                assert_eq!(unseeded(seeded(seed, &[bytes]), bytes), seed);
+            }
+        }
+    }
 }

@@ -66,7 +66,8 @@
 //! | 48 | 16 | digest of the state: the sum, modulo 2^128, of a hash of each key and API key |
 //! | 64 | 16 | XXH3-128 of the blocks' CRCs, in their order |
 //! | 80 | 8 | length of the file |
-//! | 88 | 36 | zero |
+//! | 88 | 4 | length of the longest block's entries in bytes |
+//! | 92 | 32 | zero |
 //! | 124 | 4 | CRC, seeded with the header's, of bytes 0 to 123 |
 
 mod block;

@@ -4,6 +4,9 @@
 //! - A key that is handed on lies in a block whose CRC is right, and has the CRC that came with it.
 //! - [`Parts::covers`] says of a key whether the snapshot's word on it is known, be it that it is absent.
 //!
+//! A header that is lost is not needed for that: the CRC with which all others are seeded follows from the
+//! footer's, and each block confirms it.
+//!
 //! Behind a block that does not verify, the next one is looked for at the place that its length gives, and
 //! then at each place from which blocks follow one another up to the footer: their number then tells which
 //! one it is, and its CRC confirms it.
@@ -12,7 +15,10 @@ use ekokv_wal::{Disk, File, read_full};
 
 use super::block::Entries;
 use super::error::Bad;
-use super::format::{BLOCK_HEADER_BYTES, FOOTER_BYTES, Footer, HEADER_BYTES, Header, block_crc};
+use super::format::{
+    BLOCK_HEADER_BYTES, FOOTER_BYTES, Footer, HEADER_BYTES, Header, block_crc, seed_by_footer,
+    with_crc,
+};
 use super::reader::read_block;
 use crate::state::{Key, Keyring, Recorded, State};
 
@@ -60,7 +66,7 @@ impl Parts {
 /// Reads what verifies of the snapshot at `path`; each key goes to `visit`, ascending.
 ///
 /// # Errors
-/// If none of it can be used: neither header nor footer tell the seed of its CRCs, or it cannot be opened.
+/// If none of it can be used: neither header nor footer tells the seed of its CRCs, or it cannot be opened.
 pub(in crate::store) fn read_parts(
     disk: &dyn Disk,
     path: &str,
@@ -140,6 +146,8 @@ struct PartsReader {
     number: u64,
     /// Where the footer is.
     end: u64,
+    /// Length of the longest block, if the footer tells.
+    longest: u32,
     /// How many blocks there are, if the footer tells.
     blocks: Option<u64>,
     ends_known: bool,
@@ -163,12 +171,12 @@ impl PartsReader {
         read_full(file.as_ref(), end, &mut tail).map_err(Bad::unreadable(path, end))?;
         let (header, seed) = match Header::decode(path, &head) {
             Ok((header, seed)) => (Some(header), seed),
-            // The CRC that it names seeds all others: if the footer has it too, it is the right one.
             Err(bad @ Bad::Damaged(_)) => {
-                let [.., c0, c1, c2, c3] = head;
-                let seed = u32::from_le_bytes([c0, c1, c2, c3]);
-                Footer::decode(path, length, &tail, seed).map_err(|_| bad)?;
-                (None, seed)
+                let seed = seed_by_footer(&tail, length).ok_or(bad)?;
+                // If the header's content has this CRC, it was the CRC beside it that was damaged.
+                let repaired = with_crc(head, seed);
+                let header = Header::decode(path, &repaired).ok();
+                (header.map(|(header, _)| header), seed)
             }
             Err(foreign) => return Err(foreign),
         };
@@ -182,6 +190,7 @@ impl PartsReader {
             number: 0,
             // What stands in the footer's place may be the end of a block that was cut.
             end,
+            longest: footer.map_or(u32::MAX, |footer| footer.longest_block),
             blocks: footer.map(|footer| footer.blocks),
             ends_known: footer.is_some(),
         })
@@ -190,7 +199,13 @@ impl PartsReader {
     /// Reads the next block and goes on behind it, if it verifies.
     fn next(&mut self) -> Result<(u32, Vec<u8>), Bad> {
         let (number, seed) = (self.number, self.seed);
-        let (count, crc, entries) = read_block(self.file.as_ref(), &self.path, self.at, self.end)?;
+        let (count, crc, entries) = read_block(
+            self.file.as_ref(),
+            &self.path,
+            self.at,
+            self.end,
+            self.longest,
+        )?;
         if crc != block_crc(seed, number, count, &entries) {
             return Err(Bad::damaged(&self.path, self.at, "a block does not verify"));
         }

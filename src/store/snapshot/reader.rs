@@ -7,7 +7,7 @@ use std::thread;
 use ekokv_wal::{Disk, File, planted, read_full};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::block::Entries;
+use super::block::{Entries, NEWER};
 use super::error::Bad;
 use super::format::{BLOCK_HEADER_BYTES, FOOTER_BYTES, Footer, HEADER_BYTES, Header, block_crc};
 use crate::state::{Fingerprint, Kept, Key, Keyring, Recorded, State};
@@ -99,7 +99,7 @@ impl Blocks {
             };
         }
         let end = footer.length - FOOTER_BYTES as u64;
-        let (count, crc, entries) = read_block(file.as_ref(), path, at, end)?;
+        let (count, crc, entries) = read_block(file.as_ref(), path, at, end, footer.longest_block)?;
         if crc != block_crc(*seed, self.number, count, &entries) {
             if planted("snapshot-damage-is-an-end") {
                 return Ok(None);
@@ -137,6 +137,7 @@ pub(super) fn read_block(
     path: &str,
     at: u64,
     end: u64,
+    longest: u32,
 ) -> Result<(u32, u32, Vec<u8>), Bad> {
     let left = end.saturating_sub(at);
     if left < BLOCK_HEADER_BYTES as u64 {
@@ -147,8 +148,9 @@ pub(super) fn read_block(
     let [l0, l1, l2, l3, n0, n1, n2, n3, c0, c1, c2, c3] = head;
     let length = u32::from_le_bytes([l0, l1, l2, l3]);
     // Before anything is allocated.
-    if u64::from(length) > left - BLOCK_HEADER_BYTES as u64 {
-        return Err(Bad::damaged(path, at, "a block is longer than the file"));
+    if length > longest || u64::from(length) > left - BLOCK_HEADER_BYTES as u64 {
+        let reason = "a block is longer than the file, or than any of its blocks";
+        return Err(Bad::damaged(path, at, reason));
     }
     let mut entries = vec![0; length as usize];
     let entries_at = at + BLOCK_HEADER_BYTES as u64;
@@ -235,7 +237,14 @@ impl Scan {
     fn unpack(&mut self, block: &Block) -> Result<(), Bad> {
         let damaged = |reason: &str| Bad::damaged(&self.path, block.offset, reason);
         let mut entries = Entries::new(&block.entries, block.count);
-        while let Some(recorded) = entries.next(&mut self.secrets).map_err(damaged)? {
+        let bad = |reason: &'static str| {
+            if reason == NEWER {
+                Bad::foreign(&self.path, reason)
+            } else {
+                damaged(reason)
+            }
+        };
+        while let Some(recorded) = entries.next(&mut self.secrets).map_err(bad)? {
             self.ready.push(recorded);
         }
         let first = self.ready.first().map(|recorded| &recorded.key);
@@ -338,9 +347,11 @@ pub(in crate::store) fn verify(
     let mut scratch = Vec::new();
     while let Some(recorded) = scan.next()? {
         fingerprint.add(&mut scratch, &recorded.key, &recorded.kept);
-        if let Kept::Live(entry) = &recorded.kept
-            && !pace((recorded.key.len() + entry.value.len()) as u64)
-        {
+        let value = match &recorded.kept {
+            Kept::Live(entry) => entry.value.len(),
+            Kept::Remembered { .. } => 0,
+        };
+        if !pace((recorded.key.len() + value) as u64) {
             return Ok(None);
         }
     }

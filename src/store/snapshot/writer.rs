@@ -31,6 +31,7 @@ pub(in crate::store) struct Writer {
     /// The last key of the block.
     last_key: Box<str>,
     blocks: u64,
+    longest_block: u32,
     blocks_hash: Xxh3,
     fingerprint: Fingerprint,
     scratch: Vec<u8>,
@@ -62,6 +63,7 @@ impl Writer {
             block_entries: 0,
             last_key: Box::default(),
             blocks: 0,
+            longest_block: 0,
             blocks_hash: Xxh3::new(),
             fingerprint,
             scratch: Vec::new(),
@@ -104,6 +106,7 @@ impl Writer {
             fingerprint: self.fingerprint,
             blocks_hash: self.blocks_hash.digest128(),
             length,
+            longest_block: self.longest_block,
         };
         self.buffer.extend_from_slice(&footer.encode(self.seed));
         self.write()?;
@@ -125,6 +128,7 @@ impl Writer {
         head[8..].copy_from_slice(&crc.to_le_bytes());
         self.blocks_hash.update(&crc.to_le_bytes());
         self.buffer.extend_from_slice(&head);
+        self.longest_block = self.longest_block.max(self.block.len() as u32);
         self.buffer.append(&mut self.block);
         self.blocks += 1;
         self.block_entries = 0;

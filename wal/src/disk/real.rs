@@ -9,12 +9,18 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::fs::{Access, Advice, AtFlags, Dir, FallocateFlags, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::place::FileSystem;
 use super::{Disk, File, Hold, Lock};
+
+/// A lock that is held is asked for again so often.
+const LOCK_TRIES: u32 = 5;
+/// After so long each.
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// Files below one directory. Everything is made for the owner alone (0700, 0600).
 #[derive(Debug)]
@@ -131,6 +137,19 @@ fn sync_parent(dir: &Path) -> io::Result<()> {
     Ok(rustix::fs::fsync(&parent)?)
 }
 
+impl RealDisk {
+    /// Whether an open directory still has its name: another one may have taken its place, and it is
+    /// the names in that one that count.
+    fn is_still(&self, dir: &str, open: &fs::File) -> bool {
+        let named = rustix::fs::statat(&self.root, name(dir), AtFlags::empty());
+        match (named, rustix::fs::fstat(open)) {
+            (Ok(named), Ok(open)) => (named.st_dev, named.st_ino) == (open.st_dev, open.st_ino),
+            // With no descriptor left both fail, and the one that is open serves.
+            (Err(_), _) | (_, Err(_)) => true,
+        }
+    }
+}
+
 impl Disk for RealDisk {
     fn create_dir(&self, path: &str) -> io::Result<()> {
         match rustix::fs::mkdirat(&self.root, name(path), Mode::RWXU) {
@@ -196,7 +215,7 @@ impl Disk for RealDisk {
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
         let mut dirs = self.dirs.lock().unwrap_or_else(PoisonError::into_inner);
-        match dirs.get(dir) {
+        match dirs.get(dir).filter(|open| self.is_still(dir, open)) {
             Some(open) => Ok(rustix::fs::fsync(open)?),
             None => {
                 let open = self.open_file(dir, OFlags::RDONLY | OFlags::DIRECTORY)?;
@@ -216,7 +235,16 @@ impl Disk for RealDisk {
     fn lock(&self, path: &str) -> io::Result<Lock> {
         // Not emptied before it is ours: it names the holder.
         let mut file = self.open_file(path, OFlags::RDWR | OFlags::CREATE)?;
-        match file.try_lock() {
+        let mut taken = file.try_lock();
+        for _ in 0..LOCK_TRIES {
+            if !matches!(taken, Err(fs::TryLockError::WouldBlock)) {
+                break;
+            }
+            // A tool that asks who has the data dir holds the lock for a moment.
+            std::thread::sleep(LOCK_PAUSE);
+            taken = file.try_lock();
+        }
+        match taken {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
                 let mut holder = String::new();

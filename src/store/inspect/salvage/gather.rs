@@ -16,12 +16,19 @@ use crate::store::snapshot::{Gap, path_of, read_parts};
 /// Saves what can be had.
 pub(super) fn gather(disk: &dyn Disk, files: &Files) -> Saved {
     let snapshots = Snapshots::read(disk, files);
-    // Behind this snapshot the log says all; without one, from its beginning.
-    let complete = snapshots.bases.iter().rev().find(|base| base.is_complete());
-    let header = complete.and_then(|base| base.parts.header);
+    // Behind a snapshot that is complete the log says all; without one, from its beginning.
+    let complete = || {
+        snapshots
+            .bases
+            .iter()
+            .rev()
+            .filter(|base| base.is_complete())
+    };
+    let header = complete().find_map(|base| base.parts.header);
     let from = header.map_or((0, Position::default()), |header| {
         (header.end.number, header.end.position)
     });
+    let known_sequence = complete().map(|base| base.sequence).max().unwrap_or(0);
     let snapshot_times = snapshots.bases.iter().filter_map(|b| b.parts.header);
     let mut time = snapshot_times.map(|header| header.time).max().unwrap_or(0);
     let mut last_sequence = snapshots
@@ -34,7 +41,8 @@ pub(super) fn gather(disk: &dyn Disk, files: &Files) -> Saved {
     let links = usable_links(disk, files);
     let mut tally = Tally {
         at: from.1,
-        retired: !snapshots.bases.is_empty(),
+        known_sequence,
+        is_retired: !snapshots.bases.is_empty(),
         losses: Vec::new(),
         pending: None,
     };
@@ -247,8 +255,10 @@ fn usable_links(disk: &dyn Disk, files: &Files) -> Vec<Found> {
 struct Tally {
     /// Where the log stands as far as it is known.
     at: Position,
+    /// What is in a snapshot that is complete is not lost.
+    known_sequence: u64,
     /// Whether the log's beginning may have been folded into snapshots.
-    retired: bool,
+    is_retired: bool,
     losses: Vec<String>,
     /// What is wrong where the log was left last, if it is not known yet how much is lost.
     pending: Option<String>,
@@ -327,12 +337,16 @@ impl Tally {
     /// Notes that all batches up to `batch` are lost.
     fn lose(&mut self, batch: u64, sequence: u64) {
         let from = self.at.batch.saturating_add(1);
-        let place = match self.pending.take() {
-            Some(place) => place,
-            None if self.at.batch == 0 && self.retired => {
-                "wal: its beginning was folded into snapshots, of which only what verifies is left"
+        let pending = self.pending.take();
+        if sequence <= self.known_sequence {
+            return;
+        }
+        let place = match pending {
+            _ if self.at.batch == 0 && self.is_retired => {
+                "wal: its beginning was folded into snapshots, and of these only what verifies is left"
                     .to_owned()
             }
+            Some(place) => place,
             None => "wal: it does not go on where it left off".to_owned(),
         };
         self.losses.push(format!(
