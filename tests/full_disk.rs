@@ -332,8 +332,8 @@ fn row_37_space_that_others_took_is_waited_for_while_deletes_go_on() {
         session.delete(&key);
     }
     let (status, answer) = session.compact();
-    assert_eq!(status, 500, "{answer}");
-    assert!(answer.contains("not_compacted"), "{answer}");
+    assert_eq!(status, 507, "{answer}");
+    assert!(answer.contains("disk_full"), "{answer}");
     assert!(!session.set());
     assert!(session.health().contains("degraded"));
     assert_eq!(leftovers(&dir), Vec::<String>::new());

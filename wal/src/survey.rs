@@ -219,10 +219,10 @@ fn open(disk: &dyn Disk, path: &str) -> Result<(Box<dyn File>, u64), Error> {
 fn decode(image: &Image, path: &str) -> Result<(SegmentHeader, bool), Error> {
     SegmentHeader::decode(image.head(BLOCK_BYTES)).map_err(|bad| {
         match image.first_unreadable(0..2) {
-            Some((_, kind)) if bad == BadHeader::Lost => Error::Unreadable {
+            Some((_, source)) if bad == BadHeader::Lost => Error::Unreadable {
                 file: path.to_owned(),
                 offset: 0,
-                source: kind.into(),
+                source,
             },
             _ => bad_header(path, &bad),
         }
