@@ -31,6 +31,9 @@ mod snapshot;
 mod space;
 mod spares;
 
+#[doc(hidden)]
+pub use snapshot::fuzzing;
+
 pub use command::{Answer, Command, Condition, Error, Found, Put, Reply, Tags, Ttl};
 pub use compactor::{Schedule, Scrub};
 pub use handle::{Store, Threads};

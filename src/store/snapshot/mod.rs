@@ -72,6 +72,8 @@
 mod block;
 mod error;
 mod format;
+#[doc(hidden)]
+pub mod fuzzing;
 mod names;
 mod parts;
 mod reader;
