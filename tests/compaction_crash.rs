@@ -7,6 +7,11 @@
 //! `EKOKV_TEST_TAPE` has it judged again, and `EKOKV_TEST_CALL` only where it was cut.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "common/draw.rs"]
+#[allow(dead_code)] // Others draw more kinds of things.
+mod draw;
+#[path = "proof/images.rs"]
+mod images;
 mod proof;
 mod sim;
 
@@ -16,10 +21,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use draw::Draw;
 use ekokv::store::{Command, Durability, Store, proving};
 use ekokv_wal::{Disk, SimDisk, SimOp};
-use proof::draw::Draw;
-use proof::images::ways;
+use images::ways;
 use proof::model::{Model, Truth};
 use proof::story::{RETENTION, Story, truth};
 use proof::tape::Tape;

@@ -3,6 +3,9 @@
 //! reason; never does it open with less, or with anything else.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "common/draw.rs"]
+#[allow(dead_code)] // Others draw more kinds of things.
+mod draw;
 mod proof;
 mod sim;
 
@@ -10,9 +13,9 @@ use std::collections::BTreeSet;
 use std::ops::AddAssign;
 use std::sync::Arc;
 
+use draw::Draw;
 use ekokv::store::{Command, Durability, Failure, Store, proving};
 use ekokv_wal::{Disk, Error, SimDisk};
-use proof::draw::Draw;
 use proof::model::Model;
 use proof::story::{RETENTION, Story};
 use proof::{in_parallel, seed};

@@ -1,19 +1,7 @@
-//! Any bytes as a mutation: what is accepted encodes to the same bytes and can be applied.
+//! libFuzzer's way to `checks/mutation_decode.rs`.
 #![no_main]
 
-use ekokv::state::{Mutation, State};
-use libfuzzer_sys::fuzz_target;
+#[path = "../checks/mutation_decode.rs"]
+mod checks;
 
-fuzz_target!(|bytes: &[u8]| {
-    let Ok(mutation) = Mutation::decode(bytes) else {
-        return;
-    };
-    assert_eq!(mutation.encoded_len(), bytes.len());
-    let mut encoded = Vec::new();
-    mutation.encode(&mut encoded);
-    assert_eq!(encoded, bytes);
-    let mut state = State::new(1_000);
-    let _ = state.apply(1, &mutation);
-    let _ = state.due(u64::MAX, 16);
-    state.released(1);
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| checks::run(bytes));

@@ -34,6 +34,9 @@ mod spares;
 mod store_clock;
 mod timekeeper;
 
+#[doc(hidden)]
+pub use snapshot::fuzzing;
+
 pub use command::{Answer, Command, Condition, Error, Found, Put, Reply, Tags, Ttl};
 pub use compactor::{Schedule, Scrub};
 pub use handle::{Store, Threads};

@@ -1,7 +1,7 @@
 //! What a power cut may leave: for each cell that was written and not synced, all of it, nothing, or a
 //! part.
 
-use super::draw::Draw;
+use crate::draw::Draw;
 
 /// All of a cell.
 const WHOLE: usize = usize::MAX;

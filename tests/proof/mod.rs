@@ -4,9 +4,6 @@
 // Each test file uses its part.
 #![allow(dead_code)]
 
-#[path = "../common/draw.rs"]
-pub(crate) mod draw;
-pub(crate) mod images;
 pub(crate) mod model;
 pub(crate) mod story;
 pub(crate) mod tape;

@@ -130,6 +130,70 @@ impl<'a> Entries<'a> {
         }
     }
 
+    /// Makes the CRCs of entries right, up to the first one that cannot be followed. For fuzzing, which
+    /// gets no further than they are.
+    pub(super) fn mend(bytes: &mut [u8], count: u32) {
+        let mut crcs = Vec::new();
+        let mut entries = Entries::new(bytes, count);
+        while entries
+            .crcs_of_next(bytes.len(), &mut crcs)
+            .is_ok_and(|more| more)
+        {}
+        for (at, crc) in crcs {
+            if let Some(place) = bytes.get_mut(at..at + size_of::<u32>()) {
+                place.copy_from_slice(&u32::to_le_bytes(crc));
+            }
+        }
+    }
+
+    /// Where the next entries' CRCs stand in a block of `length` bytes, and what they should be; whether
+    /// there were any entries left.
+    fn crcs_of_next(&mut self, length: usize, crcs: &mut Vec<(usize, u32)>) -> Parsed<bool> {
+        const SECRET_CRC_AT: usize = 1 + 4;
+        const VALUE_CRC_AT: usize = 2 + 4 + 4 + 8;
+        const LINK_CRC_AT: usize = 1 + 8 + 2 + 2 + 4;
+        if self.left == 0 {
+            return Ok(false);
+        }
+        self.left -= 1;
+        let at = length - self.rest.len();
+        let [kind] = self.take()?;
+        match kind {
+            KIND_SECRET => {
+                let bytes = self.u32()? as usize;
+                let _crc = self.u32()?;
+                crcs.push((at + SECRET_CRC_AT, crc32fast::hash(self.bytes(bytes)?)));
+            }
+            KIND_VALUE => {
+                let links_left = self.left;
+                let recorded = self.value()?;
+                let links = links_left - self.left;
+                let made = Recorded::of(recorded.key.clone(), recorded.kept.clone());
+                crcs.push((at + VALUE_CRC_AT, made.value_crc));
+                // They end where the value's entry does; each is as long as its texts.
+                let mut end = length - self.rest.len();
+                if let (Kept::Live(entry), true) =
+                    (&made.kept, links as usize == made.link_crcs.len())
+                {
+                    for (link, crc) in entry.links.as_slice().iter().zip(&made.link_crcs).rev() {
+                        let metadata = link.metadata.as_ref().map_or(0, Bytes::len);
+                        end -= LINK_CRC_AT
+                            + 4
+                            + link.collection.len()
+                            + link.record_id.len()
+                            + metadata;
+                        crcs.push((end + LINK_CRC_AT, *crc));
+                    }
+                }
+            }
+            KIND_REMEMBERED => {
+                self.remembered()?;
+            }
+            _ => return Err("an entry of an unknown kind"),
+        }
+        Ok(true)
+    }
+
     /// The next key with its links, behind those secrets that stand before it, which go to `secrets`.
     /// `None` at the end of the block.
     pub(super) fn next(&mut self, secrets: &mut State) -> Parsed<Option<Recorded>> {

@@ -194,6 +194,11 @@ impl Footer {
     }
 }
 
+/// CRC of the header that `bytes` begin with, 0 if they are shorter.
+pub(super) fn header_crc(bytes: &[u8]) -> u32 {
+    bytes.get(..CRC_AT).map_or(0, crc32fast::hash)
+}
+
 /// CRC of a block's number, the first fields of its header, and its entries, which are less than 4 GiB.
 pub(super) fn block_crc(seed: u32, number: u64, count: u32, entries: &[u8]) -> u32 {
     let length = (entries.len() as u32).to_le_bytes();

@@ -73,6 +73,8 @@
 mod block;
 mod error;
 mod format;
+#[doc(hidden)]
+pub mod fuzzing;
 mod names;
 mod parts;
 mod reader;

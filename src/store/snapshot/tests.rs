@@ -615,6 +615,32 @@ fn rows_5_and_6_a_length_is_compared_with_the_file_before_anything_is_allocated(
     }
 }
 
+#[test]
+fn what_the_fuzzer_mends_is_read_again_and_what_is_whole_is_left_as_it_is() {
+    let whole = small_file();
+    let mut mended = whole.clone();
+    fuzzing::mend(&mut mended);
+    assert_eq!(mended, whole);
+    // Most flips of an entry give another entry, once its checksums are right.
+    let (mut read, mut refused) = (0, 0);
+    for at in HEADER_BYTES..whole.len() - FOOTER_BYTES {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 1;
+        fuzzing::mend(&mut flipped);
+        let found = fuzzing::loaded(&flipped);
+        assert_eq!(found, fuzzing::verified(&flipped), "byte {at}");
+        match found {
+            Ok(_) => read += 1,
+            Err(reason) => {
+                assert!(!reason.contains("came with its CRC"), "byte {at}: {reason}");
+                refused += 1;
+            }
+        }
+    }
+    println!("{read} mended and read, {refused} of no structure");
+    assert!(read > refused);
+}
+
 fn any_recorded() -> impl Strategy<Value = (String, Recorded)> {
     let form = prop_oneof![Just(Form::Bare), Just(Form::Envelope)];
     let links = prop::collection::btree_map(
