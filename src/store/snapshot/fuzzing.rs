@@ -94,6 +94,7 @@ pub fn mend(bytes: &mut [u8]) {
     put(bytes, HEADER_BYTES - 4, &seed.to_le_bytes());
     let mut at = HEADER_BYTES;
     let mut blocks = 0;
+    let mut longest_block = 0;
     let mut hash = Xxh3::new();
     while let Some(entries_at) = at
         .checked_add(BLOCK_HEADER_BYTES)
@@ -118,6 +119,7 @@ pub fn mend(bytes: &mut [u8]) {
         hash.update(&crc);
         put(bytes, at + 8, &crc);
         at = entries_at + span;
+        longest_block = longest_block.max(span as u32);
         blocks += 1;
     }
     // First any footer, then the one that names what is there.
@@ -127,6 +129,7 @@ pub fn mend(bytes: &mut [u8]) {
             fingerprint: held(bytes),
             blocks_hash: hash.digest128(),
             length: length as u64,
+            longest_block,
         };
         put(bytes, footer_at, &footer.encode(seed));
     }
