@@ -62,7 +62,11 @@ impl Owner {
         } else {
             0
         };
-        self.now = Now { shown, hiding };
+        self.now = Now {
+            shown,
+            logged,
+            hiding,
+        };
         refused
     }
 
