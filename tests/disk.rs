@@ -128,7 +128,7 @@ fn row_37_a_full_disk_has_room_for_a_compaction_of_the_smallest_values() {
     let disk = SimDisk::new();
     let opened = open(&disk, Durability::Os);
     let store = &opened.store;
-    disk.set_capacity(Some(3 << 20));
+    disk.set_capacity(Some(2 << 20));
     let runtime = runtime();
     let compact = || runtime.block_on(store.compact());
     let names = |serial: u64| -> Vec<String> {
@@ -162,7 +162,7 @@ fn row_37_a_full_disk_has_room_for_a_compaction_of_the_smallest_values() {
             full = false;
         }
     }
-    println!("row 37: {serial} batches of 10 keys of one byte fill 3 MiB");
+    println!("row 37: {serial} batches of 10 keys of one byte fill 2 MiB");
     assert!(serial > 1_000, "{serial}");
     while call(store, set("last", 1)).is_err() {
         call(store, Command::Clear).unwrap();

@@ -20,6 +20,12 @@ const WRITERS: u64 = 8;
 const KEYS_PER_WRITER: u64 = 6;
 const BATCH_KEYS: u64 = 5;
 
+/// Rounds on each store, in `always` and in each of the other modes.
+const ROUNDS_ALWAYS: u64 = 28;
+const ROUNDS_OTHERS: u64 = 8;
+/// Of two rounds each kills once under writers, and one of them three times behind that.
+const _: () = assert!((ROUNDS_ALWAYS + 2 * ROUNDS_OTHERS) * 5 / 2 >= 100);
+
 /// A start changes the files of the data dir about so often.
 const CHANGES_OF_A_START: u64 = 12;
 
@@ -359,17 +365,17 @@ fn nothing_unsent(process: &Process, writers: &[Writer]) {
 
 #[test]
 fn always_every_acknowledged_write_survives_kill_9() {
-    run("always", 28);
+    run("always", ROUNDS_ALWAYS);
 }
 
 #[test]
 fn interval_every_acknowledged_write_survives_kill_9() {
-    run("interval=50ms", 8);
+    run("interval=50ms", ROUNDS_OTHERS);
 }
 
 #[test]
 fn os_every_acknowledged_write_survives_kill_9() {
-    run("os", 8);
+    run("os", ROUNDS_OTHERS);
 }
 
 #[test]

@@ -9,6 +9,8 @@ use std::slice;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use ekokv_wal::planted;
+
 use super::Owner;
 use crate::state::Mutation;
 use crate::store::command::{Command, Ttl};
@@ -57,11 +59,12 @@ impl Owner {
             self.carried = self.applied;
         }
         let is_hidden = |due| due <= logged;
-        let hiding = if self.state.next_due().is_some_and(is_hidden) {
-            self.carried
-        } else {
-            0
-        };
+        let hiding =
+            if self.state.next_due().is_some_and(is_hidden) && !planted("hidden-before-logged") {
+                self.carried
+            } else {
+                0
+            };
         self.now = Now {
             shown,
             logged,
