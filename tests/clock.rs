@@ -377,3 +377,17 @@ fn what_is_deleted_while_a_leap_hides_it_is_gone_when_the_leap_is_taken_back() {
         Some(BEGIN_MS + HOUR_MS)
     );
 }
+
+#[test]
+fn row_49_a_leap_is_noticed_though_nobody_asks_for_anything() {
+    let subject = Subject::new();
+    subject.set("k", Ttl::None);
+    for (set, expected) in [(BEGIN_MS + HOUR_MS, DEGRADED), (BEGIN_MS, OK)] {
+        subject.clock.set(set);
+        let begin = Instant::now();
+        while subject.health() != expected {
+            assert!(begin.elapsed() < Duration::from_secs(60), "never noticed");
+            std::thread::yield_now();
+        }
+    }
+}
