@@ -347,3 +347,47 @@ fn what_is_set_over_a_key_that_a_leap_hides_has_none_of_its_links() {
     assert_eq!(subject.call(links()).answer, Answer::Links(Vec::new()));
     assert_eq!(subject.found("k").deadline, None);
 }
+
+#[test]
+fn what_is_deleted_while_a_leap_hides_it_is_gone_when_the_leap_is_taken_back() {
+    let mut subject = Subject::new();
+    for key in ["one", "many", "untouched"] {
+        subject.set_for(key, HOUR_MS);
+        subject.link(key);
+    }
+    subject.restart(|clock| clock.set(BEGIN_MS + YEAR_MS));
+    let delete = Command::Delete {
+        key: "one".into(),
+        condition: Condition::None,
+    };
+    assert_eq!(subject.call(delete).answer, Answer::Deleted(false));
+    let keys = vec!["many".into(), "many".into(), "nothing".into()];
+    let there = subject.call(Command::BatchDelete { keys }).answer;
+    assert_eq!(there, Answer::DeletedMany(vec![false; 3]));
+    subject.clock.set(BEGIN_MS);
+    for key in ["one", "many"] {
+        let answer = subject.get(key);
+        assert!(!matches!(answer, Answer::Found(_)), "{key}: {answer:?}");
+        subject.set(key, Ttl::None);
+        let links = Command::Links { key: key.into() };
+        assert_eq!(subject.call(links).answer, Answer::Links(Vec::new()));
+    }
+    assert_eq!(
+        subject.found("untouched").deadline,
+        Some(BEGIN_MS + HOUR_MS)
+    );
+}
+
+#[test]
+fn row_49_a_leap_is_noticed_though_nobody_asks_for_anything() {
+    let subject = Subject::new();
+    subject.set("k", Ttl::None);
+    for (set, expected) in [(BEGIN_MS + HOUR_MS, DEGRADED), (BEGIN_MS, OK)] {
+        subject.clock.set(set);
+        let begin = Instant::now();
+        while subject.health() != expected {
+            assert!(begin.elapsed() < Duration::from_secs(60), "never noticed");
+            std::thread::yield_now();
+        }
+    }
+}

@@ -225,7 +225,11 @@ fn start(
         applied,
         timekeeper,
         logged,
-        now: Now { shown, hiding: 0 },
+        now: Now {
+            shown,
+            logged,
+            hiding: 0,
+        },
         carried: applied,
         provisional: Provisional::default(),
         max_memory_bytes: options.max_memory_bytes,

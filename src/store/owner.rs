@@ -55,7 +55,7 @@ impl Owner {
         let mut patience = self.patience(false);
         let mut unsettled = false;
         loop {
-            let open = self.shared.mailbox.take(&mut taken, patience);
+            let open = self.shared.mailbox.take(&mut taken, Some(patience));
             let before = self.applied;
             let refused = self.tell_time();
             for envelope in taken.envelopes.drain(..) {

@@ -33,6 +33,9 @@ pub(super) enum Plan<'a> {
 pub(super) struct Now {
     /// The time that readers see, in milliseconds since the Unix epoch.
     pub(super) shown: u64,
+    /// The time that is logged, in milliseconds since the Unix epoch: behind the other if that may be
+    /// taken back, else the same.
+    pub(super) logged: u64,
     /// The sequence on which an answer depends if a deadline hides something from it that no expire
     /// has dropped yet: once it is released, the log knows a time behind that deadline. 0 if there is
     /// nothing that only a deadline hides, or if the time itself may be taken back.
@@ -41,8 +44,17 @@ pub(super) struct Now {
 
 /// Plans `command` on `state`.
 pub(super) fn plan<'a>(state: &State, now: Now, command: &'a Command) -> Result<Plan<'a>, Error> {
-    let Now { shown: now, hiding } = now;
-    let planner = Planner { state, now, hiding };
+    let Now {
+        shown: now,
+        logged,
+        hiding,
+    } = now;
+    let planner = Planner {
+        state,
+        now,
+        logged,
+        hiding,
+    };
     match command {
         Command::Get { key, unless } => Ok(planner.get(key, unless.as_ref())),
         Command::Set { put, condition } => planner.set(put, condition),
@@ -89,6 +101,7 @@ pub(super) fn plan<'a>(state: &State, now: Now, command: &'a Command) -> Result<
 struct Planner<'s> {
     state: &'s State,
     now: u64,
+    logged: u64,
     hiding: u64,
 }
 
@@ -98,6 +111,12 @@ impl Planner<'_> {
             gate: self.gate(&self.state.get(key, self.now)),
             answer,
         }
+    }
+
+    /// Whether only a time that may be taken back hides the value of a key. Whoever deletes it was told
+    /// that it is not there, and must not find it there when the time is taken back.
+    fn leap_hides(&self, key: &str) -> bool {
+        self.state.live(key, self.now).is_none() && self.state.live(key, self.logged).is_some()
     }
 
     /// The sequence on which an answer about a key depends.
@@ -195,6 +214,9 @@ impl Planner<'_> {
         }
         match self.state.live(key, self.now) {
             Some(_) => Plan::Change(Mutation::Delete { key }, Answer::Deleted(true)),
+            None if self.leap_hides(key) => {
+                Plan::Change(Mutation::Expire { key }, Answer::Deleted(false))
+            }
             None => self.show(key, Answer::Deleted(false)),
         }
     }
@@ -209,6 +231,8 @@ impl Planner<'_> {
             there.push(live);
             if live && seen.insert(&**key) {
                 mutations.push(Mutation::Delete { key });
+            } else if self.leap_hides(key) && seen.insert(&**key) {
+                mutations.push(Mutation::Expire { key });
             } else if !live {
                 gate = gate.max(self.gate(&self.state.get(key, self.now)));
             }

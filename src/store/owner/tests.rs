@@ -56,6 +56,7 @@ impl Bench {
             logged: NOW_MS,
             now: Now {
                 shown: NOW_MS,
+                logged: NOW_MS,
                 hiding: 0,
             },
             carried: 0,

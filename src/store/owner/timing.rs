@@ -22,25 +22,23 @@ use crate::store::store_clock::Time;
 const PURGE_KEYS_MAX: usize = 256;
 /// Values whose deadlines are moved are logged so many bytes at a time.
 const MOVED_BYTES_MAX: usize = 256 << 10;
-/// With a deadline ahead, or a clock in doubt, the owner looks at the clock at least so
-/// often: it may be set.
+/// The owner looks at the clock at least so often, also if nobody asks for anything: it may be set, and
+/// how long a leap has held counts from when it is seen.
 const CLOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// When the log takes no purge it is tried again after so long.
 const PURGE_RETRY: Duration = Duration::from_millis(20);
 
 impl Owner {
     /// How long to wait for commands before looking at deadlines again.
-    pub(super) fn patience(&self, refused: bool) -> Option<Duration> {
+    pub(super) fn patience(&self, refused: bool) -> Duration {
         let now = self.logged;
         let due = self.state.next_due();
         if self.provisional.is_settled() || due.is_some_and(|due| due <= now) {
-            return Some(if refused { PURGE_RETRY } else { Duration::ZERO });
+            return if refused { PURGE_RETRY } else { Duration::ZERO };
         }
-        let until_due = due.map(|due| Duration::from_millis(due.saturating_sub(now)));
-        match until_due {
-            None if !self.timekeeper.in_doubt() => None,
-            until_due => Some(until_due.unwrap_or(CLOCK_PATIENCE).min(CLOCK_PATIENCE)),
-        }
+        due.map_or(CLOCK_PATIENCE, |due| {
+            Duration::from_millis(due.saturating_sub(now)).min(CLOCK_PATIENCE)
+        })
     }
 
     /// Looks at the clocks, and does what the time asks for. Says whether the log had no room for it.
@@ -65,7 +63,11 @@ impl Owner {
             } else {
                 0
             };
-        self.now = Now { shown, hiding };
+        self.now = Now {
+            shown,
+            logged,
+            hiding,
+        };
         refused
     }
 
