@@ -283,3 +283,56 @@ fn row_25a_a_flip_that_parity_repairs_is_folded_away_without_setting_anything_as
     });
     assert_kept(&disk, opened, &expected, 0);
 }
+
+#[test]
+fn a_lost_copy_of_current_is_written_anew_though_nobody_writes() {
+    let disk = SimDisk::new();
+    let opened = open(&disk, busy_scrub());
+    call(&runtime(), &opened.store, &put("k", "v", Ttl::None));
+    let whole = || disk.content("CURRENT").unwrap();
+    for at in [20, 4096 + 20] {
+        let before = whole();
+        let mut damaged = before.clone();
+        damaged[at] ^= 1;
+        disk.set_content("CURRENT", damaged.clone());
+        wait_until("a whole CURRENT", || {
+            let now = whole();
+            now != damaged && matches!(ekokv_wal::current(&disk, &[]), Ok(Some((_, false))))
+        });
+        wait_until("health", || opened.store.health().integrity_ok);
+    }
+    // Both copies: a start would refuse, and the process that runs need not come to that.
+    let mut damaged = whole();
+    damaged[20] ^= 1;
+    damaged[4096 + 20] ^= 1;
+    disk.set_content("CURRENT", damaged);
+    wait_until("a whole CURRENT", || {
+        matches!(ekokv_wal::current(&disk, &[]), Ok(Some((_, false))))
+    });
+    stop(opened);
+    let opened = open(&disk, Scrub::default());
+    assert_eq!(versions(&opened.store).len(), 1);
+    stop(opened);
+}
+
+#[test]
+fn a_scrub_between_compactions_takes_no_removed_file_for_damage() {
+    let disk = SimDisk::new();
+    let opened = open(&disk, busy_scrub());
+    let runtime = runtime();
+    let is_kept = |path: &String| path.ends_with(".snap") || path.ends_with(".broken");
+    for round in 0..40 {
+        call(
+            &runtime,
+            &opened.store,
+            &put(&format!("k{round}"), "v", Ttl::None),
+        );
+        runtime.block_on(opened.store.compact()).unwrap();
+        let kept: Vec<String> = disk.paths().into_iter().filter(is_kept).collect();
+        assert_eq!(kept.len(), if round == 0 { 1 } else { 2 }, "{kept:?}");
+        assert!(kept.iter().all(|path| path.ends_with(".snap")), "{kept:?}");
+        assert!(opened.store.health().integrity_ok);
+    }
+    assert_eq!(versions(&opened.store).len(), 40);
+    stop(opened);
+}

@@ -34,6 +34,22 @@ pub(super) struct Logged<'a> {
     pub(super) bytes: &'a [u8],
 }
 
+impl Place {
+    /// The mutation that `bytes` begin with.
+    fn logged<'a>(&self, bytes: &'a [u8]) -> Option<Logged<'a>> {
+        let bytes = bytes.get(..self.length as usize)?;
+        let at = usize::from(self.key_at);
+        let key = bytes.get(at..at + usize::from(self.key_length))?;
+        Some(Logged {
+            // It was text when it was decoded.
+            key: std::str::from_utf8(key).ok()?,
+            sequence: self.sequence,
+            crc: self.crc,
+            bytes,
+        })
+    }
+}
+
 /// Why a batch was not taken.
 pub(super) enum Refused {
     /// A mutation cannot be read.
@@ -201,16 +217,7 @@ pub(super) struct Sorted {
 impl Sorted {
     fn at(&self, index: usize) -> Option<Logged<'_>> {
         let place = self.places.get(index)?;
-        let bytes = self.arena.get(place.at..place.at + place.length as usize)?;
-        let at = usize::from(place.key_at);
-        let key = bytes.get(at..at + usize::from(place.key_length))?;
-        Some(Logged {
-            // It was text when it was decoded.
-            key: std::str::from_utf8(key).ok()?,
-            sequence: place.sequence,
-            crc: place.crc,
-            bytes,
-        })
+        place.logged(self.arena.get(place.at..)?)
     }
 }
 
@@ -350,15 +357,7 @@ impl RunFile {
 
     fn peek(&self) -> Option<Logged<'_>> {
         let (place, rest) = self.head()?;
-        let bytes = rest.get(..place.length as usize)?;
-        let at = usize::from(place.key_at);
-        let key = bytes.get(at..at + usize::from(place.key_length))?;
-        Some(Logged {
-            key: std::str::from_utf8(key).ok()?,
-            sequence: place.sequence,
-            crc: place.crc,
-            bytes,
-        })
+        place.logged(rest)
     }
 
     fn advance(&mut self) -> Result<(), Error> {

@@ -57,10 +57,8 @@ impl Part {
     fn name(&self) -> String {
         match self {
             Self::Snapshot { path, .. } => path.clone(),
-            Self::Log { from, to, .. } => {
-                let from = from.map_or(0, |from| from.number);
-                format!("log {from} {}", to.number)
-            }
+            // Not by its end: under writes that moves on, and the parts behind would never have a turn.
+            Self::Log { from, .. } => format!("log {}", from.map_or(0, |from| from.number)),
         }
     }
 }
