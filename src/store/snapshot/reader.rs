@@ -303,29 +303,39 @@ pub(in crate::store) fn load(
             }
         };
         let name = thread::Builder::new().name("read-ahead".to_owned());
-        name.spawn_scoped(scope, read_ahead)
+        let reader = name
+            .spawn_scoped(scope, read_ahead)
             .map_err(Bad::unreadable(path, 0))?;
-        let mut scan = Scan::over(path, header, footer, Box::new(blocks.into_iter()));
-        let mut bad = None;
-        // The first key brings all secrets with it.
-        let first = scan.next()?;
-        let keys = std::iter::from_fn(|| match scan.next() {
-            Ok(recorded) => recorded,
-            Err(error) => {
-                bad = Some(error);
-                None
-            }
-        });
-        let kept = first.into_iter().chain(keys);
-        let kept = kept.map(|recorded: Recorded| -> (Key, Kept) { (recorded.key, recorded.kept) });
-        let keys = State::load(retention_ms, kept);
-        if let Some(bad) = bad {
-            return Err(bad);
-        }
-        let state = keys.with_keyring(scan.keyring().clone());
-        scan.compare(&state.fingerprint())?;
-        Ok((header, footer, state))
+        let scan = Scan::over(path, header, footer, Box::new(blocks.into_iter()));
+        let built = build(scan, retention_ms);
+        // The thread is gone, and not only done, when this returns. If it panicked, blocks are missing,
+        // and that was found.
+        let _ = reader.join();
+        built.map(|state| (header, footer, state))
     })
+}
+
+/// A state of what a scan reads, which must be all that the footer names.
+fn build(mut scan: Scan, retention_ms: u64) -> Result<State, Bad> {
+    let mut bad = None;
+    // The first key brings all secrets with it.
+    let first = scan.next()?;
+    let keys = std::iter::from_fn(|| match scan.next() {
+        Ok(recorded) => recorded,
+        Err(error) => {
+            bad = Some(error);
+            None
+        }
+    });
+    let kept = first.into_iter().chain(keys);
+    let kept = kept.map(|recorded: Recorded| -> (Key, Kept) { (recorded.key, recorded.kept) });
+    let keys = State::load(retention_ms, kept);
+    if let Some(bad) = bad {
+        return Err(bad);
+    }
+    let state = keys.with_keyring(scan.keyring().clone());
+    scan.compare(&state.fingerprint())?;
+    Ok(state)
 }
 
 /// Reads a snapshot through and compares it with its footer. `pace` is called between keys with the
