@@ -1,4 +1,4 @@
-//! The store: a handle for handlers, and behind it the owner, the committer and recovery.
+//! The store: a handle for handlers, and behind it the owner, the committer, the compactor and recovery.
 //!
 //! What always holds:
 //! - The owner's thread alone reads and changes the state; the committer's alone writes the log.
@@ -6,7 +6,7 @@
 //!   modes. A read is answered when all that it shows, absences included, is released. So no answer
 //!   shows what a crash could take back.
 //! - After the first failed write or sync of the log no command is answered with success.
-//! - If the owner, the committer or the thread that makes spares panics, the process ends.
+//! - If the owner, the committer, the compactor or the thread that makes spares panics, the process ends.
 
 mod chore;
 mod command;
