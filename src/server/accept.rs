@@ -1,5 +1,6 @@
 //! The accept loop: one task per connection, no more than there is room for.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +11,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::connection;
-use crate::http::App;
+use super::connection::{self, Answers};
 
 /// Open connections; beyond, new ones wait in the kernel's queue.
 const CONNECTIONS_MAX: u64 = 10_000;
@@ -27,10 +27,11 @@ const UNSENT_BYTES_MAX: u32 = 256 * 1024;
 /// After a failed accept: out of file descriptors, the next one would fail at once as well.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Accepts until it is dropped; the connections end by `finish` and `cut`.
-pub(super) async fn accept(
+/// Accepts until it is dropped; the connections end by `finish` and `cut`. What answers on one is
+/// made for it by `answers`, from the address of its peer.
+pub(super) async fn accept<S: Answers>(
     listener: TcpListener,
-    app: Arc<App>,
+    answers: impl Fn(SocketAddr) -> S,
     tasks: TaskTracker,
     finish: CancellationToken,
     cut: CancellationToken,
@@ -50,8 +51,7 @@ pub(super) async fn accept(
         // either means that the peer is gone already, which the first read finds out.
         let _ = stream.set_nodelay(true);
         let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
-        let serving =
-            connection::serve(stream, peer, Arc::clone(&app), finish.clone(), cut.clone());
+        let serving = connection::serve(stream, answers(peer), finish.clone(), cut.clone());
         tasks.spawn(async move {
             serving.await;
             drop(permit);

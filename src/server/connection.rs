@@ -4,7 +4,7 @@
 //! slow ones. Instead the connection's task looks at what has happened every [`TICK`], which costs
 //! the requests nothing; a deadline is therefore late by up to one tick.
 
-use std::net::SocketAddr;
+use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,13 +14,13 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper::{Request, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpStream;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
+use warp::reply::Response;
 
 use super::activity::{Activity, Seen, Watched};
-use crate::http::{self, App};
+use crate::http;
 
 /// How often a connection is looked at.
 const TICK: Duration = Duration::from_secs(5);
@@ -34,23 +34,38 @@ const IDLE_TICKS: u32 = 24;
 /// Without any progress in writing an answer.
 const WRITE_TICKS: u32 = 6;
 
+/// What answers the requests of one connection: warp's service around a filter.
+pub(super) trait Answers:
+    Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send>
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> Answers for S where
+    S: Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send>
+        + Send
+        + Sync
+        + 'static
+{
+}
+
 /// Serves a connection to its end.
 pub(super) async fn serve(
     stream: TcpStream,
-    peer: SocketAddr,
-    app: Arc<App>,
+    answers: impl Answers,
     finish: CancellationToken,
     cut: CancellationToken,
 ) {
     let activity = Arc::new(Activity::default());
-    let filtered = TowerToHyperService::new(warp::service(http::filter(app, peer)));
     let service = service_fn(|mut request: Request<Incoming>| {
         let answering = activity.start();
         if request.uri().path_and_query().is_none() {
             // `GET host:port` has no path, which warp does not expect. There is nothing at none.
             *request.uri_mut() = Uri::from_static("/");
         }
-        let response = filtered.call(request);
+        let response = answers.call(request);
         async move {
             let response = response.await;
             response.map(|response| http::held(response, answering))

@@ -5,14 +5,17 @@
 
 mod accept;
 mod activity;
+mod bare;
 mod connection;
 mod startup;
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -22,8 +25,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::http::App;
+use crate::http::{self, App};
 use crate::store::{Failure, Opened, Options, Store, Threads};
+
+#[doc(hidden)]
+pub use bare::serve_bare;
+use connection::Answers;
 
 /// How long requests under way may take after the signal to stop.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);
@@ -46,7 +53,11 @@ pub async fn run(
         ))
     })?;
     let app = Arc::new(App::new(&config, Arc::clone(&clock)));
-    let connections = Connections::accept(listener, Arc::clone(&app));
+    let answers = {
+        let app = Arc::clone(&app);
+        move |peer| TowerToHyperService::new(warp::service(http::filter(Arc::clone(&app), peer)))
+    };
+    let connections = Connections::accept(listener, answers);
     let mut shutdown = pin!(shutdown);
     startup::listening(address, &config);
 
@@ -132,13 +143,22 @@ struct Connections {
 }
 
 impl Connections {
-    /// Accepts on `listener` from now on.
-    fn accept(listener: TcpListener, app: Arc<App>) -> Self {
+    /// Accepts on `listener` from now on; `answers` makes what answers a peer.
+    fn accept<S: Answers>(
+        listener: TcpListener,
+        answers: impl Fn(SocketAddr) -> S + Send + 'static,
+    ) -> Self {
         let tasks = TaskTracker::new();
         let refuse = CancellationToken::new();
         let finish = CancellationToken::new();
         let cut = CancellationToken::new();
-        let loops = accept::accept(listener, app, tasks.clone(), finish.clone(), cut.clone());
+        let loops = accept::accept(
+            listener,
+            answers,
+            tasks.clone(),
+            finish.clone(),
+            cut.clone(),
+        );
         let accepting = tokio::spawn(refuse.clone().run_until_cancelled_owned(loops));
         Self {
             tasks,

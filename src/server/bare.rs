@@ -1,0 +1,43 @@
+//! The measure of what the HTTP side costs without a store: one constant warp route behind the same
+//! accept loop, socket and deadlines as the real server. Not part of what the crate offers; the
+//! benchmarks alone call it.
+
+use bytes::Bytes;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use warp::Filter;
+use warp::reply::Response;
+
+use super::accept;
+
+/// As long as the values of the benchmarks, quotes included.
+const VALUE: &[u8; 60] = b"\"a value like any other, the same whatever one is asked for\"";
+
+/// Answers every `GET`, and every `POST` once its body is read, with one value, until it is dropped.
+pub async fn serve_bare(listener: TcpListener) {
+    let get = warp::get().map(value);
+    let post = warp::post()
+        .and(warp::body::bytes())
+        .map(|_: Bytes| value());
+    let service = TowerToHyperService::new(warp::service(get.or(post).unify()));
+    accept::accept(
+        listener,
+        |_| service,
+        TaskTracker::new(),
+        CancellationToken::new(),
+        CancellationToken::new(),
+    )
+    .await;
+}
+
+/// The one answer.
+fn value() -> Response {
+    let mut response = Response::new(Bytes::from_static(VALUE).into());
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
