@@ -3,5 +3,6 @@
 
 mod hs256;
 mod token;
+mod verified;
 
 pub use token::{Grant, Refusal, Tokens};

@@ -10,6 +10,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, deco
 use serde::{Deserialize, Serialize};
 
 use super::hs256;
+use super::verified::{Cache, Verified};
 use crate::state::{ApiKey, Keyring, Role};
 
 /// How far the clock of another machine that makes tokens may be off.
@@ -71,6 +72,7 @@ pub struct Tokens {
     verifying: DecodingKey,
     validation: Validation,
     ttl_seconds: u64,
+    verified: Cache,
 }
 
 impl Tokens {
@@ -89,6 +91,7 @@ impl Tokens {
             verifying: DecodingKey::from_secret(secret),
             validation,
             ttl_seconds: ttl.as_secs(),
+            verified: Cache::default(),
         }
     }
 
@@ -119,36 +122,49 @@ impl Tokens {
         now_ms: u64,
     ) -> Result<Grant, Refusal> {
         let token = bearer(header.ok_or(Refusal::Missing)?).ok_or(Refusal::Scheme)?;
-        let claims = self.claims(token)?;
         let now = now_ms / 1_000;
-        if claims.exp.saturating_add(LEEWAY_SECONDS) <= now {
-            return Err(Refusal::Expired);
+        if let Some(grant) = self.verified.with(token, |said| judge(said, keyring, now)) {
+            return grant;
         }
-        let latest = now.saturating_add(LEEWAY_SECONDS);
-        if claims.iat > latest || claims.nbf.is_some_and(|nbf| nbf > latest) {
-            return Err(Refusal::Early);
-        }
-        let said = Role::parse(&claims.role).ok_or(Refusal::Invalid)?;
-        let key = keyring
-            .api_keys
-            .get(claims.sub.as_str())
-            .ok_or(Refusal::Revoked)?;
-        Ok(Grant {
-            role: lesser(said, key.role),
-        })
+        let said = self.verify(token)?;
+        let grant = judge(&said, keyring, now);
+        self.verified.keep(token, said);
+        grant
     }
 
-    /// The claims of a token whose signature is right.
-    fn claims(&self, token: &[u8]) -> Result<Claims, Refusal> {
+    /// What a token says whose signature is right.
+    fn verify(&self, token: &[u8]) -> Result<Verified, Refusal> {
         let data = decode::<Claims>(token, &self.verifying, &self.validation)
             .map_err(|_| Refusal::Invalid)?;
         // `crit` names header members that must be understood: there are none.
         if data.header.crit.is_some() {
-            Err(Refusal::Invalid)
-        } else {
-            Ok(data.claims)
+            return Err(Refusal::Invalid);
         }
+        let claims = data.claims;
+        Ok(Verified {
+            role: Role::parse(&claims.role).ok_or(Refusal::Invalid)?,
+            subject: claims.sub.into_boxed_str(),
+            from: claims.nbf.unwrap_or(0).max(claims.iat),
+            until: claims.exp,
+        })
     }
+}
+
+/// What a token grants at `now` (in seconds since the Unix epoch), given the API keys of now.
+fn judge(said: &Verified, keyring: &Keyring, now: u64) -> Result<Grant, Refusal> {
+    if said.until.saturating_add(LEEWAY_SECONDS) <= now {
+        return Err(Refusal::Expired);
+    }
+    if said.from > now.saturating_add(LEEWAY_SECONDS) {
+        return Err(Refusal::Early);
+    }
+    let key = keyring
+        .api_keys
+        .get(&said.subject)
+        .ok_or(Refusal::Revoked)?;
+    Ok(Grant {
+        role: lesser(said.role, key.role),
+    })
 }
 
 /// The token of a header value `Bearer <token>`; the scheme's case does not matter (RFC 9110).

@@ -34,9 +34,10 @@ impl Head {
     /// What the bearer of the request's token may do now.
     pub(super) fn authorize(&self, app: &App, ready: &Ready) -> Result<Grant, Refusal> {
         let header = self.authorization.as_ref().map(HeaderValue::as_bytes);
+        let now_ms = app.clock.now_ms();
         Ok(ready
-            .tokens
-            .authorize(header, &ready.store.keyring(), app.clock.now_ms())?)
+            .store
+            .with_keyring(|keyring| ready.tokens.authorize(header, keyring, now_ms))?)
     }
 
     /// As [`Head::authorize`], and the role must be admin.

@@ -15,6 +15,7 @@ use ekokv_wal::planted;
 use super::chore::Ticket;
 use super::command::{Answer, Error, Reply};
 use super::mailbox::ReplyTo;
+use super::owner::Caller;
 use crate::state::Mutation;
 
 /// This many waiting writers are a group, whoever else may come.
@@ -267,15 +268,16 @@ impl OpenFrame {
         &self,
         sequence: u64,
         applied: u64,
-        reply_to: ReplyTo,
+        caller: impl Caller,
         answer: Answer,
     ) {
         let released = self.released();
         if sequence <= released || planted("unreleased-is-shown") {
-            send(reply_to, answer, applied.min(released));
+            let sequence = applied.min(released);
+            caller.tell(Ok(Reply { sequence, answer }));
             return;
         }
-        self.queue(sequence, applied, reply_to, answer);
+        self.queue(sequence, applied, caller.wait(), answer);
     }
 
     /// The same for a sequence that was not released when it was looked at.

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::command::{Answer, Command, Error, Reply};
-use super::mailbox::Envelope;
 use super::options::{Failure, Health, Opened, Options};
+use super::seat::{Outcome, Seat};
 use super::shared::Shared;
 use crate::state::Keyring;
 use crate::state::find::{Cursor, Query};
@@ -21,6 +21,7 @@ const NARROW_TIME: Duration = Duration::from_millis(5);
 /// A handle to the store; cheap to clone.
 #[derive(Clone)]
 pub struct Store {
+    pub(super) seat: Arc<Seat>,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -41,16 +42,17 @@ impl Store {
         super::open::open_on(options, disk)
     }
 
-    /// Sends a command to the owner and waits for the reply. A caller that stops waiting changes
-    /// nothing: the command is carried out all the same.
+    /// Has a command carried out by the owner and waits for the reply. A caller that stops waiting
+    /// changes nothing: the command is carried out all the same.
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn call(&self, command: Command) -> Result<Reply, Error> {
-        let (reply_to, reply) = oneshot::channel();
-        self.shared.mailbox.send(Envelope { command, reply_to })?;
-        // Dropped unanswered only if the store ended with the command in hand.
-        reply.await.unwrap_or(Err(Error::OutcomeUnknown))
+        match self.seat.call(command) {
+            Outcome::Now(outcome) => outcome,
+            // Dropped unanswered only if the store ended with the command in hand.
+            Outcome::Later(reply) => reply.await.unwrap_or(Err(Error::OutcomeUnknown)),
+        }
     }
 
     /// Looks for keys: one slice, from `cursor` on. Patterns are matched here, on a thread of the
@@ -98,6 +100,11 @@ impl Store {
     #[must_use]
     pub fn keyring(&self) -> Arc<Keyring> {
         self.shared.keyring()
+    }
+
+    /// What `look` makes of the API keys as of now; without a copy, for it is on the path of every request.
+    pub fn with_keyring<R>(&self, look: impl FnOnce(&Keyring) -> R) -> R {
+        self.shared.with_keyring(look)
     }
 
     /// Whether the store needs the operator's eye.

@@ -1,5 +1,5 @@
-//! The owner's mailbox: bounded, many senders, one receiver that takes all there is at once. Chores of
-//! the compactor come the same way.
+//! The owner's mailbox: bounded, many senders, and whoever has the owner's seat takes all there is at
+//! once. Chores of the compactor come the same way.
 
 use std::mem;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -25,7 +25,7 @@ pub(super) struct Envelope {
 
 pub(super) struct Mailbox {
     inner: Mutex<Inner>,
-    arrived: Condvar,
+    called: Condvar,
 }
 
 /// What the owner takes out at once.
@@ -40,10 +40,8 @@ struct Inner {
     /// At most one, for the compactor waits for each.
     chores: Vec<Chore>,
     closed: bool,
-    /// How often something was taken out.
-    turns: u64,
-    /// The owner waits: the next sender wakes it. Others need not, and save the system call.
-    owner_sleeps: bool,
+    /// The owner's thread is wanted.
+    is_called: bool,
 }
 
 impl Mailbox {
@@ -52,15 +50,15 @@ impl Mailbox {
             waiting: Vec::new(),
             chores: Vec::new(),
             closed: false,
-            turns: 0,
-            owner_sleeps: false,
+            is_called: false,
         };
         Self {
             inner: Mutex::new(inner),
-            arrived: Condvar::new(),
+            called: Condvar::new(),
         }
     }
 
+    /// Leaves a command for whoever has the seat, and wakes nobody.
     pub(super) fn send(&self, envelope: Envelope) -> Result<(), Error> {
         let mut inner = self.lock();
         if inner.closed {
@@ -72,62 +70,54 @@ impl Mailbox {
             });
         }
         inner.waiting.push(envelope);
-        let wake = mem::take(&mut inner.owner_sleeps);
-        drop(inner);
-        if wake {
-            self.arrived.notify_one();
-        }
         Ok(())
     }
 
-    /// Hands in a chore; it is dropped, with its reply, if the store is stopping.
+    /// Hands in a chore for the owner's thread; it is dropped, with its reply, if the store is stopping.
     pub(super) fn assign(&self, chore: Chore) {
         let mut inner = self.lock();
-        if inner.closed {
-            return;
-        }
-        inner.chores.push(chore);
-        let wake = mem::take(&mut inner.owner_sleeps);
-        drop(inner);
-        if wake {
-            self.arrived.notify_one();
+        if !inner.closed {
+            inner.chores.push(chore);
+            self.wake(inner);
         }
     }
 
-    /// Moves all that waits into `into`, which is empty. Waits for something, at most as long as
-    /// `patience` says (`None`: for ever). Returns `false` once the mailbox is closed and no command
-    /// is left.
-    pub(super) fn take(&self, into: &mut Taken, patience: Option<Duration>) -> bool {
+    /// Calls the owner's thread to the seat.
+    pub(super) fn call(&self) {
+        self.wake(self.lock());
+    }
+
+    fn wake(&self, mut inner: MutexGuard<'_, Inner>) {
+        inner.is_called = true;
+        drop(inner);
+        self.called.notify_one();
+    }
+
+    /// Sleeps until the owner's thread is called or the mailbox closed, at most for `patience`; not at
+    /// all if something waits.
+    pub(super) fn wait(&self, patience: Duration) {
+        let inner = self.lock();
+        let idle = |inner: &mut Inner| {
+            let nothing = inner.waiting.is_empty() && inner.chores.is_empty();
+            nothing && !inner.is_called && !inner.closed
+        };
+        let (mut inner, _) = self
+            .called
+            .wait_timeout_while(inner, patience, idle)
+            .unwrap_or_else(PoisonError::into_inner);
+        inner.is_called = false;
+    }
+
+    /// Moves all that waits into `into`, which is empty. Returns `false` once the mailbox is closed and
+    /// no command is left.
+    pub(super) fn take(&self, into: &mut Taken) -> bool {
         let mut inner = self.lock();
-        let idle = inner.waiting.is_empty() && inner.chores.is_empty() && !inner.closed;
-        if idle && patience != Some(Duration::ZERO) {
-            inner.owner_sleeps = true;
-            let nothing = |inner: &mut Inner| inner.owner_sleeps && !inner.closed;
-            inner = match patience {
-                None => self
-                    .arrived
-                    .wait_while(inner, nothing)
-                    .unwrap_or_else(PoisonError::into_inner),
-                Some(patience) => {
-                    self.arrived
-                        .wait_timeout_while(inner, patience, nothing)
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0
-                }
-            };
-            inner.owner_sleeps = false;
-        }
-        inner.turns += u64::from(!inner.waiting.is_empty());
         mem::swap(&mut into.envelopes, &mut inner.waiting);
         mem::swap(&mut into.chores, &mut inner.chores);
         !(into.envelopes.is_empty() && inner.closed)
     }
 
-    /// How often commands were taken out: if it has changed, somebody is working.
-    pub(super) fn turns(&self) -> u64 {
-        self.lock().turns
-    }
-
+    /// Whether no command waits.
     pub(super) fn is_empty(&self) -> bool {
         self.lock().waiting.is_empty()
     }
@@ -135,7 +125,7 @@ impl Mailbox {
     /// Refuses further commands; those that wait are still handed out.
     pub(super) fn close(&self) {
         self.lock().closed = true;
-        self.arrived.notify_one();
+        self.called.notify_one();
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -1,7 +1,8 @@
 //! The store: a handle for handlers, and behind it the owner, the committer, the compactor and recovery.
 //!
 //! What always holds:
-//! - The owner's thread alone reads and changes the state; the committer's alone writes the log.
+//! - The owner alone reads and changes the state: whichever thread has its seat. The committer's thread
+//!   alone writes the log.
 //! - A write is answered when its sequence is *released*: synced in `always`, written in the other
 //!   modes. A read is answered when all that it shows, absences included, is released. So no answer
 //!   shows what a crash could take back.
@@ -26,6 +27,7 @@ mod plan;
 pub mod proving;
 mod provisional;
 mod recovery;
+mod seat;
 mod secrets;
 mod shared;
 mod snapshot;

@@ -18,11 +18,12 @@ use super::frame::OpenFrame;
 use super::handle::{Store, Threads};
 use super::logged::Amounts;
 use super::options::{Failure, Opened, Options, fits_segment};
-use super::owner::Owner;
+use super::owner::{Owner, Progress};
 use super::plan::Now;
 use super::provisional::Provisional;
 use super::recovery::{self, Loaded, LoadedStore};
 use super::secrets::{self, ADMIN_KEY, JWT_SECRET, hex, random};
+use super::seat::Seat;
 use super::shared::Shared;
 use super::spares;
 use super::store_clock::Time;
@@ -233,7 +234,10 @@ fn start(
         carried: applied,
         provisional: Provisional::default(),
         max_memory_bytes: options.max_memory_bytes,
+        progress: Progress::default(),
     };
+    let seat = Arc::new(Seat::new(owner));
+    let for_owner = Arc::clone(&seat);
     let for_spares = Arc::clone(&shared);
     // These threads write into the data dir: it is free once the last of them has ended.
     let lock = Arc::new(lock);
@@ -243,7 +247,7 @@ fn start(
     let cannot = |error: io::Error| Failure::Storage(format!("cannot start a thread: {error}"));
     let threads = Threads {
         shared: Arc::clone(&shared),
-        owner: named("owner").spawn(move || owner.run()).map_err(cannot)?,
+        owner: named("owner").spawn(move || for_owner.run()).map_err(cannot)?,
         committer: named("committer")
             .spawn(move || {
                 let result = committer.run();
@@ -265,7 +269,7 @@ fn start(
             .map_err(cannot)?,
     };
     Ok(Opened {
-        store: Store { shared },
+        store: Store { seat, shared },
         threads,
         jwt_secret: Vec::new(),
         new_admin_key: None,

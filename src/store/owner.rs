@@ -12,11 +12,11 @@ use std::sync::mpsc::SyncSender;
 use ekokv_wal::{record_bytes, span_of_records};
 
 use super::chore::{Chore, NotNow, Rotated, Ticket};
-use super::command::{Answer, Error};
+use super::command::{Answer, Command, Error, Reply};
 use super::mailbox::{Envelope, ReplyTo, Taken};
 use super::plan::{Now, Plan, plan};
 use super::provisional::Provisional;
-use super::shared::{AbortOnPanic, Shared};
+use super::shared::Shared;
 use super::timekeeper::Timekeeper;
 use crate::state::{Kept, Mutation, State};
 
@@ -45,61 +45,103 @@ pub(super) struct Owner {
     pub(super) carried: u64,
     pub(super) provisional: Provisional,
     pub(super) max_memory_bytes: u64,
+    pub(super) progress: Progress,
+}
+
+/// How far the owner has come with what is not about the state.
+#[derive(Default)]
+pub(super) struct Progress {
+    /// Turns so far.
+    turns: u64,
+    /// The last sequence behind which the mailbox was empty, and the committer knows.
+    settled: u64,
+    /// The log had no room for what the time asked for.
+    refused: bool,
+    /// When the owner's thread looks at the clock by itself, in milliseconds since the Unix epoch.
+    looks_at: u64,
+    /// Nothing is carried out any more.
+    has_ended: bool,
+}
+
+/// Who waits for the outcome of a command.
+pub(super) trait Caller {
+    /// Tells it at once.
+    fn tell(self, outcome: Result<Reply, Error>);
+
+    /// Where it is told later.
+    fn wait(self) -> ReplyTo;
+}
+
+impl Caller for ReplyTo {
+    fn tell(self, outcome: Result<Reply, Error>) {
+        // A caller that has gone needs no answer.
+        let _ = self.send(outcome);
+    }
+
+    fn wait(self) -> ReplyTo {
+        self
+    }
 }
 
 impl Owner {
-    /// Runs until the mailbox is closed and empty.
-    pub(super) fn run(mut self) {
-        let _abort = AbortOnPanic;
-        let mut taken = Taken::default();
-        let mut patience = self.patience(false);
-        let mut unsettled = false;
-        loop {
-            let open = self.shared.mailbox.take(&mut taken, Some(patience));
-            let before = self.applied;
-            let refused = self.tell_time();
-            for envelope in taken.envelopes.drain(..) {
-                self.carry_out(envelope);
-            }
-            for chore in taken.chores.drain(..) {
-                self.do_chore(chore);
-            }
-            self.state.released(self.shared.frame.released());
-            unsettled |= self.applied != before;
-            if unsettled && self.shared.mailbox.is_empty() {
-                self.shared.frame.settle();
-                unsettled = false;
-            }
-            if !open {
-                break;
-            }
-            patience = self.patience(refused);
+    /// A turn in which nobody but the mailbox is served. Returns `false` once it is closed and empty.
+    pub(super) fn serve(&mut self, taken: &mut Taken) -> bool {
+        let open = self.shared.mailbox.take(taken);
+        self.progress.refused = self.tell_time();
+        for Envelope { command, reply_to } in taken.envelopes.drain(..) {
+            self.carry_out(&command, reply_to);
         }
+        for chore in taken.chores.drain(..) {
+            self.do_chore(chore);
+        }
+        self.end_turn();
+        open
+    }
+
+    /// A turn for one command.
+    pub(super) fn serve_one(&mut self, command: &Command, caller: impl Caller) {
+        self.progress.refused = self.tell_time();
+        self.carry_out(command, caller);
+        self.end_turn();
+    }
+
+    fn end_turn(&mut self) {
+        self.progress.turns = self.progress.turns.wrapping_add(1);
+        self.shared.turns.store(self.progress.turns, Ordering::Relaxed);
+        self.state.released(self.shared.frame.released());
+        if self.applied != self.progress.settled && self.shared.mailbox.is_empty() {
+            self.shared.frame.settle();
+            self.progress.settled = self.applied;
+        }
+    }
+
+    /// Whether [`Owner::end`] was called.
+    pub(super) fn has_ended(&self) -> bool {
+        self.progress.has_ended
+    }
+
+    /// Nothing more is carried out.
+    pub(super) fn end(&mut self) {
+        self.progress.has_ended = true;
         self.shared.frame.close();
     }
 
-    fn carry_out(&mut self, envelope: Envelope) {
-        let Envelope { command, reply_to } = envelope;
-        let changes = match plan(&self.state, self.now, &command) {
+    fn carry_out(&mut self, command: &Command, caller: impl Caller) {
+        let written = match plan(&self.state, self.now, command) {
             Ok(Plan::Show { gate, answer }) => {
                 let (gate, applied) = (gate.min(self.applied), self.applied);
-                self.shared
-                    .frame
-                    .answer_after(gate, applied, reply_to, answer);
+                self.shared.frame.answer_after(gate, applied, caller, answer);
                 return;
             }
             Ok(Plan::Change(mutation, answer)) => {
-                self.write(slice::from_ref(&mutation), answer, reply_to)
+                self.write(slice::from_ref(&mutation), answer, caller)
             }
-            Ok(Plan::Changes(mutations, answer)) => self.write(&mutations, answer, reply_to),
-            Err(error) => Err((error, reply_to)),
+            Ok(Plan::Changes(mutations, answer)) => self.write(&mutations, answer, caller),
+            Err(error) => Err((error, caller)),
         };
-        match changes {
-            Ok(()) => self.note_provisional(&command),
-            // A caller that has gone needs no answer.
-            Err((error, reply_to)) => {
-                let _ = reply_to.send(Err(error));
-            }
+        match written {
+            Ok(()) => self.note_provisional(command),
+            Err((error, caller)) => caller.tell(Err(error)),
         }
     }
 
@@ -150,24 +192,24 @@ impl Owner {
 
     /// Gives the mutations their sequences, applies them and puts them into the frame, or refuses
     /// before anything has happened.
-    fn write(
+    fn write<C: Caller>(
         &mut self,
         mutations: &[Mutation<'_>],
         mut answer: Answer,
-        reply_to: ReplyTo,
-    ) -> Result<(), (Error, ReplyTo)> {
+        caller: C,
+    ) -> Result<(), (Error, C)> {
         if let [mutation] = mutations
             && self.state.links_bytes_after(mutation) > LINKS_BYTES_MAX
         {
             let limit = LINKS_BYTES_MAX;
-            return Err((Error::LinksFull { limit }, reply_to));
+            return Err((Error::LinksFull { limit }, caller));
         }
         let admitted = self
             .check_memory(mutations)
             .and_then(|()| self.check_space(mutations))
             .and_then(|()| self.admit(mutations));
         if let Err(error) = admitted {
-            return Err((error, reply_to));
+            return Err((error, caller));
         }
         self.apply(mutations);
         if let Answer::Stored { version, .. } = &mut answer {
@@ -177,7 +219,7 @@ impl Owner {
             mutations,
             self.applied,
             self.logged,
-            Some((reply_to, answer)),
+            Some((caller.wait(), answer)),
         );
         self.carried = self.applied;
         Ok(())

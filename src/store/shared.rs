@@ -18,6 +18,8 @@ use crate::state::Keyring;
 pub(super) struct Shared {
     pub(super) mailbox: Mailbox,
     pub(super) frame: OpenFrame,
+    /// How many turns the owner had: if it has changed, somebody is working.
+    pub(super) turns: AtomicU64,
     /// The logged time of the owner's last turn: seals carry it, so that a restart goes on from there.
     pub(super) time: AtomicU64,
     /// Bytes left in the present segment, see [`ekokv_wal::Log::shared_room`].
@@ -58,6 +60,7 @@ impl Shared {
         Self {
             mailbox: Mailbox::new(),
             frame,
+            turns: AtomicU64::new(0),
             time: AtomicU64::new(0),
             room,
             spares,
@@ -79,6 +82,10 @@ impl Shared {
 
     pub(super) fn keyring(&self) -> Arc<Keyring> {
         Arc::clone(&self.keyring.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn with_keyring<R>(&self, look: impl FnOnce(&Keyring) -> R) -> R {
+        look(&self.keyring.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(super) fn publish_keyring(&self, keyring: Keyring) {

@@ -105,6 +105,33 @@ fn an_issued_token_grants_its_keys_role_until_it_ends() {
 }
 
 #[test]
+fn a_token_that_was_verified_before_ends_and_is_revoked_all_the_same() {
+    let (tokens, mut keyring) = (tokens(), keyring());
+    let token = tokens.issue(&keyring.api_keys["root"], NOW * 1_000).unwrap();
+    let header = format!("Bearer {token}");
+    let judge = |keyring: &Keyring, seconds| {
+        let grant = tokens.authorize(Some(header.as_bytes()), keyring, seconds * 1_000);
+        grant.map(|grant| grant.role)
+    };
+    for _ in 0..2 {
+        assert_eq!(judge(&keyring, NOW), Ok(Role::Admin));
+        assert_eq!(judge(&keyring, NOW + 3_605), Err(Refusal::Expired));
+        assert_eq!(judge(&keyring, NOW - 6), Err(Refusal::Early));
+    }
+    keyring.api_keys.get_mut("root").unwrap().role = Role::User;
+    assert_eq!(judge(&keyring, NOW), Ok(Role::User));
+    keyring.api_keys.remove("root");
+    assert_eq!(judge(&keyring, NOW), Err(Refusal::Revoked));
+    // One bit makes it another token, which nobody has made.
+    let mut forged = header.clone().into_bytes();
+    *forged.last_mut().unwrap() ^= 4;
+    assert_eq!(
+        tokens.authorize(Some(&forged), &keyring, NOW * 1_000),
+        Err(Refusal::Invalid)
+    );
+}
+
+#[test]
 fn an_issued_token_says_who_and_until_when_in_numbers() {
     let token = tokens()
         .issue(&keyring().api_keys["app"], NOW * 1_000)

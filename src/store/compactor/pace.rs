@@ -1,6 +1,7 @@
 //! Leaving processor and disk to those who wait for answers.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::store::shared::Shared;
@@ -18,7 +19,7 @@ pub(super) struct Pace {
     /// Since the clock was looked at.
     bytes: u64,
     stretch: Instant,
-    /// The mailbox's when the stretch began.
+    /// The owner's when the stretch began.
     turns: u64,
     /// It is given up then.
     until: Option<Instant>,
@@ -39,7 +40,7 @@ impl Pace {
             shared: Arc::clone(shared),
             bytes: 0,
             stretch: Instant::now(),
-            turns: shared.mailbox.turns(),
+            turns: shared.turns.load(Ordering::Relaxed),
             until: None,
         }
     }
@@ -59,10 +60,10 @@ impl Pace {
         }
         let worked = self.stretch.elapsed();
         if worked >= STRETCH {
-            if self.shared.mailbox.turns() != self.turns {
+            if self.shared.turns.load(Ordering::Relaxed) != self.turns {
                 std::thread::sleep(worked.min(REST_MAX));
             }
-            self.turns = self.shared.mailbox.turns();
+            self.turns = self.shared.turns.load(Ordering::Relaxed);
             self.stretch = Instant::now();
         }
         !self.shared.desk.is_stopping()

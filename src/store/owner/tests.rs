@@ -62,13 +62,14 @@ impl Bench {
             carried: 0,
             provisional: Provisional::default(),
             max_memory_bytes,
+            progress: Progress::default(),
         };
         Self { owner, log, clock }
     }
 
     fn send(&mut self, command: Command) -> Receiver {
         let (reply_to, receiver) = oneshot::channel();
-        self.owner.carry_out(Envelope { command, reply_to });
+        self.owner.carry_out(&command, reply_to);
         receiver
     }
 
@@ -482,10 +483,10 @@ fn the_mailbox_is_bounded_and_closes_behind_what_it_holds() {
     assert_eq!(send().0, Err(Error::Stopping));
     let mut taken = Taken::default();
     assert!(
-        mailbox.take(&mut taken, None),
+        mailbox.take(&mut taken),
         "what was accepted is handed out"
     );
     assert_eq!(taken.envelopes.len(), MAILBOX_COMMANDS_MAX);
     taken.envelopes.clear();
-    assert!(!mailbox.take(&mut taken, None));
+    assert!(!mailbox.take(&mut taken));
 }

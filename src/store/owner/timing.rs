@@ -29,12 +29,39 @@ const CLOCK_PATIENCE: Duration = Duration::from_secs(1);
 const PURGE_RETRY: Duration = Duration::from_millis(20);
 
 impl Owner {
-    /// How long to wait for commands before looking at deadlines again.
-    pub(super) fn patience(&self, refused: bool) -> Duration {
+    /// How long the owner's thread may sleep before it looks at deadlines again.
+    pub(in crate::store) fn patience(&mut self) -> Duration {
+        let patience = self.time_to_look();
+        self.progress.looks_at = self.logged.saturating_add(patience.as_millis() as u64);
+        patience
+    }
+
+    /// Whether the owner's thread, asleep, would look at deadlines too late; it is called once.
+    pub(in crate::store) fn is_due_earlier(&mut self) -> bool {
+        // Most turns change nothing here, and this is on the path of all.
+        let is_due = self.state.next_due().is_some_and(|due| due < self.progress.looks_at);
+        if !is_due && !self.progress.refused && !self.provisional.is_settled() {
+            return false;
+        }
+        let patience = self.time_to_look();
+        let at = self.logged.saturating_add(patience.as_millis() as u64);
+        let is_earlier = at < self.progress.looks_at;
+        if is_earlier {
+            self.progress.looks_at = at;
+        }
+        is_earlier
+    }
+
+    /// From now until something is due.
+    fn time_to_look(&self) -> Duration {
         let now = self.logged;
         let due = self.state.next_due();
         if self.provisional.is_settled() || due.is_some_and(|due| due <= now) {
-            return if refused { PURGE_RETRY } else { Duration::ZERO };
+            return if self.progress.refused {
+                PURGE_RETRY
+            } else {
+                Duration::ZERO
+            };
         }
         due.map_or(CLOCK_PATIENCE, |due| {
             Duration::from_millis(due.saturating_sub(now)).min(CLOCK_PATIENCE)

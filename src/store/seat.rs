@@ -1,0 +1,138 @@
+//! The owner's seat: whoever takes it is the owner for a turn.
+//!
+//! A handler that finds it free carries out its command itself, which costs neither a message nor a
+//! wake-up; one that finds it taken leaves its command in the mailbox and goes on with something else.
+//! The owner's own thread does what nobody calls for: what is due by the time, the compactor's chores,
+//! and what is left over when many come at once.
+//!
+//! What always holds:
+//! - One thread at a time has the seat, so there is one order of commands, and nobody but the owner's
+//!   thread ever waits for it.
+//! - Whoever leaves the seat, or has found it taken, looks into the mailbox once more: a command that
+//!   was left there meanwhile is carried out by one of them.
+//! - A panic in the seat ends the process, whichever thread has it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+
+use tokio::sync::oneshot;
+
+use super::command::{Command, Error, Reply};
+use super::mailbox::{Envelope, ReplyTo, Taken};
+use super::owner::{Caller, Owner};
+use super::shared::{AbortOnPanic, Shared};
+
+/// Who has served the mailbox so often behind its own command leaves the rest to the owner's thread:
+/// its connections wait as well.
+const ROUNDS_MAX: u32 = 4;
+
+pub(super) struct Seat {
+    owner: Mutex<Owner>,
+    shared: Arc<Shared>,
+}
+
+/// What becomes of a command.
+pub(super) enum Outcome {
+    /// It is known.
+    Now(Result<Reply, Error>),
+    /// It will be told.
+    Later(oneshot::Receiver<Result<Reply, Error>>),
+}
+
+/// A caller that carries its command out itself.
+struct Here<'a>(&'a mut Option<Outcome>);
+
+impl Caller for Here<'_> {
+    fn tell(self, outcome: Result<Reply, Error>) {
+        *self.0 = Some(Outcome::Now(outcome));
+    }
+
+    fn wait(self) -> ReplyTo {
+        let (reply_to, reply) = oneshot::channel();
+        *self.0 = Some(Outcome::Later(reply));
+        reply_to
+    }
+}
+
+impl Seat {
+    pub(super) fn new(owner: Owner) -> Self {
+        let shared = Arc::clone(&owner.shared);
+        Self {
+            owner: Mutex::new(owner),
+            shared,
+        }
+    }
+
+    /// Carries out a command, or leaves it to whoever has the seat.
+    pub(super) fn call(&self, command: Command) -> Outcome {
+        let mut outcome = None;
+        if let Some(mut owner) = self.take() {
+            let _abort = AbortOnPanic;
+            if owner.has_ended() {
+                return Outcome::Now(Err(Error::Stopping));
+            }
+            owner.serve_one(&command, Here(&mut outcome));
+            self.leave(owner);
+        } else {
+            let (reply_to, reply) = oneshot::channel();
+            let sent = self.shared.mailbox.send(Envelope { command, reply_to });
+            outcome = Some(match sent {
+                Ok(()) => Outcome::Later(reply),
+                Err(error) => Outcome::Now(Err(error)),
+            });
+        }
+        self.look_again();
+        // Each caller is told or waits.
+        outcome.unwrap_or(Outcome::Now(Err(Error::OutcomeUnknown)))
+    }
+
+    /// Serves the mailbox if nobody else does.
+    fn look_again(&self) {
+        let _abort = AbortOnPanic;
+        let mut taken = Taken::default();
+        for _ in 0..ROUNDS_MAX {
+            if self.shared.mailbox.is_empty() {
+                return;
+            }
+            // Whoever has it looks again.
+            let Some(mut owner) = self.take() else {
+                return;
+            };
+            owner.serve(&mut taken);
+            self.leave(owner);
+        }
+        self.shared.mailbox.call();
+    }
+
+    /// The seat, if it is free.
+    fn take(&self) -> Option<MutexGuard<'_, Owner>> {
+        match self.owner.try_lock() {
+            Ok(owner) => Some(owner),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    fn leave(&self, mut owner: MutexGuard<'_, Owner>) {
+        let is_early = owner.is_due_earlier();
+        drop(owner);
+        if is_early {
+            self.shared.mailbox.call();
+        }
+    }
+
+    /// What the owner's thread does: runs until the mailbox is closed and empty.
+    pub(super) fn run(&self) {
+        let _abort = AbortOnPanic;
+        let mut taken = Taken::default();
+        loop {
+            let mut owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
+            if !owner.serve(&mut taken) {
+                owner.end();
+                return;
+            }
+            let patience = owner.patience();
+            drop(owner);
+            self.shared.mailbox.wait(patience);
+        }
+    }
+}
