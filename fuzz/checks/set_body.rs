@@ -5,15 +5,22 @@ use ekokv::http::json::{Body, Fault, JsonError, Shape, check, check_body, check_
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+/// A member of this name means something to serde_json's `Value`, in builds that know raw values: it is
+/// the one text of which it is no judge.
+const RAW_VALUE: &[u8] = b"$serde_json::private::RawValue";
+
 /// What serde_json makes of a text, with its own limits told apart.
 enum Reference {
     Value(Value),
-    /// A number beyond `f64`, or deeper than it can read.
+    /// A number beyond `f64`, deeper than it can read, or a name that it keeps for itself.
     Limit,
     Refused,
 }
 
 fn reference(bytes: &[u8]) -> Reference {
+    if bytes.windows(RAW_VALUE.len()).any(|name| name == RAW_VALUE) {
+        return Reference::Limit;
+    }
     match serde_json::from_slice(bytes) {
         Ok(value) => Reference::Value(value),
         Err(error) => {
