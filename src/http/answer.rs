@@ -18,6 +18,9 @@ const VERSION: HeaderName = HeaderName::from_static("x-kv-version");
 /// When the value expires, as RFC 3339.
 const EXPIRES_AT: HeaderName = HeaderName::from_static("x-kv-expires-at");
 
+/// Twenty digits and two quotation marks.
+const ENTITY_TAG_BYTES_MAX: usize = 22;
+
 const ENVELOPE_HEAD: &[u8] = b"{\"value\":";
 const ENVELOPE_TAIL: &[u8] = b"}";
 /// What an envelope adds to a value, in bytes.
@@ -60,15 +63,17 @@ pub(super) fn not_modified(sequence: u64, version: u64, deadline: Option<u64>) -
 
 /// Says which place in the store's order an answer shows.
 pub(super) fn place(response: &mut Response, sequence: u64) {
-    response
-        .headers_mut()
-        .insert(VERSION, HeaderValue::from(sequence));
+    let mut buffer = itoa::Buffer::new();
+    // Digits are always a header's value.
+    if let Ok(digits) = HeaderValue::from_str(buffer.format(sequence)) {
+        response.headers_mut().insert(VERSION, digits);
+    }
 }
 
 /// Adds what is known of one entry: its version and its deadline in milliseconds, if it has one.
 pub(super) fn describe(response: &mut Response, version: u64, deadline: Option<u64>) {
     let headers = response.headers_mut();
-    if let Ok(tag) = HeaderValue::try_from(format!("\"{version}\"")) {
+    if let Some(tag) = entity_tag(version) {
         headers.insert(ETAG, tag);
     }
     if let Some(deadline) = deadline
@@ -76,6 +81,16 @@ pub(super) fn describe(response: &mut Response, version: u64, deadline: Option<u
     {
         headers.insert(EXPIRES_AT, time);
     }
+}
+
+/// `"<version>"`, made without the formatting machinery: it is on the path of every answer.
+fn entity_tag(version: u64) -> Option<HeaderValue> {
+    let mut buffer = itoa::Buffer::new();
+    let digits = buffer.format(version).as_bytes();
+    let mut quoted = [b'"'; ENTITY_TAG_BYTES_MAX];
+    let end = digits.len().checked_add(1)?;
+    quoted.get_mut(1..end)?.copy_from_slice(digits);
+    HeaderValue::from_bytes(quoted.get(..=end)?).ok()
 }
 
 /// A value in the form in which it is answered. A bare one is not copied.
@@ -132,5 +147,22 @@ pub(super) fn hold(response: &mut Response, reservation: Reservation) {
     if reservation.is_counted() {
         // Extensions are cloned by no one here, but their bound asks for it: hence the Arc.
         response.extensions_mut().insert(Arc::new(reservation));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_any_length_are_told() {
+        for version in [0, 7, 10, 4_294_967_296, u64::MAX] {
+            let mut response = Response::default();
+            place(&mut response, version);
+            describe(&mut response, version, None);
+            let headers = response.headers();
+            assert_eq!(headers[VERSION], version.to_string());
+            assert_eq!(headers[ETAG], format!("\"{version}\""));
+        }
     }
 }

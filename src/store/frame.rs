@@ -215,13 +215,15 @@ impl OpenFrame {
     }
 
     /// Appends mutations that were admitted, the last of which has the sequence `last_sequence`, and
-    /// queues the request's answer behind them (purging has none).
+    /// queues the request's answer behind them (purging has none). `settled` says that nobody else waits
+    /// for the owner, as [`OpenFrame::settle`] does.
     pub(super) fn push(
         &self,
         mutations: &[Mutation<'_>],
         last_sequence: u64,
         time: u64,
         answer: Option<(ReplyTo, Answer)>,
+        settled: bool,
     ) {
         let mut inner = self.lock();
         if inner.failed {
@@ -237,7 +239,7 @@ impl OpenFrame {
         inner.frame.count = inner.frame.count.saturating_add(mutations.len() as u32);
         inner.frame.last_sequence = last_sequence;
         inner.frame.time = time;
-        inner.settled = false;
+        inner.settled = settled;
         if let Some((reply_to, answer)) = answer {
             inner.frame.waiters += 1;
             let (sequence, version) = (last_sequence, last_sequence);

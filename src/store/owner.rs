@@ -55,6 +55,8 @@ pub(super) struct Progress {
     turns: u64,
     /// The last sequence behind which the mailbox was empty, and the committer knows.
     settled: u64,
+    /// This turn is for one command alone.
+    for_one: bool,
     /// The log had no room for what the time asked for.
     refused: bool,
     /// When the owner's thread looks at the clock by itself, in milliseconds since the Unix epoch.
@@ -101,7 +103,9 @@ impl Owner {
     /// A turn for one command.
     pub(super) fn serve_one(&mut self, command: &Command, caller: impl Caller) {
         self.progress.refused = self.tell_time();
+        self.progress.for_one = true;
         self.carry_out(command, caller);
+        self.progress.for_one = false;
         self.end_turn();
     }
 
@@ -215,11 +219,16 @@ impl Owner {
         if let Answer::Stored { version, .. } = &mut answer {
             *version = self.applied;
         }
+        let settled = self.progress.for_one && self.shared.mailbox.is_empty();
+        if settled {
+            self.progress.settled = self.applied;
+        }
         self.shared.frame.push(
             mutations,
             self.applied,
             self.logged,
             Some((caller.wait(), answer)),
+            settled,
         );
         self.carried = self.applied;
         Ok(())

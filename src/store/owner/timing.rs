@@ -129,7 +129,7 @@ impl Owner {
     fn log_unasked(&mut self, mutations: &[Mutation<'_>]) {
         self.apply(mutations);
         let frame = &self.shared.frame;
-        frame.push(mutations, self.applied, self.logged, None);
+        frame.push(mutations, self.applied, self.logged, None, false);
         self.carried = self.applied;
     }
 
