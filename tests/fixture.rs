@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use common::server::DataDir;
 use ekokv::clock::ManualClock;
-use ekokv::state::{Form, Kept, Role, State};
+use ekokv::state::{Form, KeptRef, Role, State};
 use ekokv::store::{Command, Durability, Options, Store, proving};
 use ekokv_wal::RealDisk;
 use proof::story::{RETENTION, Story};
@@ -71,7 +71,7 @@ fn listing(state: &State) -> String {
     let mut out = String::new();
     for (key, kept) in state.kept_after(None) {
         match kept {
-            Kept::Live(entry) => {
+            KeptRef::Live(entry) => {
                 let value = std::str::from_utf8(&entry.value).unwrap();
                 let form = match entry.form {
                     Form::Bare => "bare",
@@ -100,7 +100,7 @@ fn listing(state: &State) -> String {
                 }
                 out.push_str("}\n");
             }
-            Kept::Remembered { deadline, version } => writeln!(
+            KeptRef::Remembered { deadline, version } => writeln!(
                 out,
                 "{{\"key\":{key:?},\"version\":{version},\"expired\":{deadline}}}"
             )

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use ekokv::state::{
-    ApiKey, Due, Entry, Form, KeyDigest, Keyring, Link, Links, Lookup, Mutation, Role, Shown, State,
+    ApiKey, Due, Entry, EntryRef, Form, KeyDigest, Keyring, Link, Links, Lookup, Mutation, Role,
+    Shown, State,
 };
 use proptest::prelude::*;
 
@@ -110,7 +111,7 @@ impl Model {
                     _ => Links::default(),
                 };
                 let entry = Entry {
-                    value,
+                    value: value.to_bytes(),
                     form,
                     version: sequence,
                     deadline,
@@ -228,7 +229,7 @@ impl Model {
             Some(Cell::Expired { deadline, version }) => (*version, expired(*deadline)),
             Some(Cell::Value(entry)) => match entry.deadline {
                 Some(deadline) if now >= deadline => (entry.version, expired(deadline)),
-                _ => (entry.version, Shown::Found(entry)),
+                _ => (entry.version, Shown::Found(entry.by_ref())),
             },
         };
         let missing = matches!(slot, Shown::Missing);
@@ -262,9 +263,9 @@ impl Model {
         agenda.into_iter().map(|(at, _, due)| (at, due)).collect()
     }
 
-    fn values(&self) -> Vec<(&str, &Entry)> {
+    fn values(&self) -> Vec<(&str, EntryRef<'_>)> {
         let values = self.cells.iter().filter_map(|(key, cell)| match cell {
-            Cell::Value(entry) => Some((key.as_str(), entry)),
+            Cell::Value(entry) => Some((key.as_str(), entry.by_ref())),
             _ => None,
         });
         values.collect()
@@ -294,7 +295,7 @@ impl Model {
                     links,
                     ..
                 }) => {
-                    let (value, form, deadline) = (value.clone(), *form, *deadline);
+                    let (value, form, deadline) = (value.into(), *form, *deadline);
                     apply(&Mutation::Put {
                         key,
                         value,
@@ -312,7 +313,7 @@ impl Model {
                     }
                 }
                 Cell::Expired { deadline, .. } => {
-                    let (value, deadline) = (Bytes::from_static(b"0"), Some(*deadline));
+                    let (value, deadline) = (b"0".into(), Some(*deadline));
                     apply(&Mutation::Put {
                         key,
                         value,
@@ -406,7 +407,7 @@ impl Pair {
                 let deadline = ttl.map(|ttl| self.now.saturating_add(ttl));
                 self.apply(&Mutation::Put {
                     key,
-                    value: value.into(),
+                    value: value.as_slice().into(),
                     form,
                     deadline,
                 });
@@ -529,7 +530,7 @@ proptest! {
 fn put(key: &'static str, deadline: Option<u64>) -> Mutation<'static> {
     Mutation::Put {
         key,
-        value: Bytes::from_static(b"{}"),
+        value: b"{}".into(),
         form: Form::Bare,
         deadline,
     }

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use ekokv::http::fuzzing::find;
 use ekokv::state::find::{Cursor, Hit, Query};
 use ekokv::state::{Form, Mutation, State};
@@ -77,7 +76,7 @@ fn state(keys: &Keys) -> State {
     for (index, (key, there)) in keys.iter().enumerate() {
         apply(&Mutation::Put {
             key,
-            value: Bytes::from_static(b"1"),
+            value: b"1".into(),
             form: Form::Bare,
             deadline: (*there == There::Expired).then_some(NOW),
         });

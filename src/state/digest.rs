@@ -6,9 +6,9 @@
 
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::contents::Slot;
-use super::entry::{Entry, Form, Kept};
+use super::entry::{EntryRef, Form, KeptRef};
 use super::keyring::Keyring;
+use super::records::Slot;
 
 const LIVE: u8 = 1;
 const REMEMBERED: u8 = 2;
@@ -38,16 +38,16 @@ impl Fingerprint {
     }
 
     /// Adds one key. `scratch` is a buffer that serves again.
-    pub fn add(&mut self, scratch: &mut Vec<u8>, key: &str, kept: &Kept) {
+    pub fn add(&mut self, scratch: &mut Vec<u8>, key: &str, kept: KeptRef<'_>) {
         let comes = match kept {
-            Kept::Live(entry) => {
+            KeptRef::Live(entry) => {
                 self.live += 1;
                 self.links += entry.links.as_slice().len() as u64;
-                of_live(scratch, key, entry)
+                of_live(scratch, key, &entry)
             }
-            Kept::Remembered { deadline, version } => {
+            KeptRef::Remembered { deadline, version } => {
                 self.remembered += 1;
-                of_remembered(scratch, key, *deadline, *version)
+                of_remembered(scratch, key, deadline, version)
             }
         };
         self.digest = self.digest.wrapping_add(comes);
@@ -56,7 +56,7 @@ impl Fingerprint {
 
 /// What one key adds: its version, value, form, deadline and links, or that it is remembered.
 /// Tombstones add nothing. `scratch` is a buffer that serves again.
-pub(super) fn of_slot(scratch: &mut Vec<u8>, key: &str, slot: &Slot) -> u128 {
+pub(super) fn of_slot(scratch: &mut Vec<u8>, key: &str, slot: &Slot<'_>) -> u128 {
     match slot {
         Slot::Tombstone { .. } => 0,
         Slot::Remembered { deadline, version } => of_remembered(scratch, key, *deadline, *version),
@@ -73,7 +73,7 @@ fn of_remembered(scratch: &mut Vec<u8>, key: &str, deadline: u64, version: u64) 
     xxh3_128(scratch)
 }
 
-fn of_live(scratch: &mut Vec<u8>, key: &str, entry: &Entry) -> u128 {
+fn of_live(scratch: &mut Vec<u8>, key: &str, entry: &EntryRef<'_>) -> u128 {
     scratch.clear();
     scratch.push(LIVE);
     scratch.push(u8::from(entry.form == Form::Envelope));
@@ -129,7 +129,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::state::{Link, Links};
+    use crate::state::{Entry, Link, Links};
 
     fn entry() -> Entry {
         Entry {
@@ -156,9 +156,9 @@ mod tests {
         let with = |change: fn(&mut Entry)| {
             let mut entry = entry();
             change(&mut entry);
-            Slot::Live(entry)
+            entry
         };
-        let slots = [
+        let entries = [
             with(|_| {}),
             with(|entry| entry.value = Bytes::from_static(b"2")),
             with(|entry| entry.form = Form::Envelope),
@@ -169,6 +169,8 @@ mod tests {
             with(|entry| entry.links = link(Some(b"1"), 1, "1")),
             with(|entry| entry.links = link(None, 2, "1")),
             with(|entry| entry.links = link(None, 1, "2")),
+        ];
+        let remembered = [
             Slot::Remembered {
                 deadline: 7,
                 version: 7,
@@ -179,11 +181,12 @@ mod tests {
             },
         ];
         let mut scratch = Vec::new();
-        let mut sums: Vec<u128> = slots
-            .iter()
-            .map(|slot| of_slot(&mut scratch, "k", slot))
+        let live = entries.iter().map(|entry| Slot::Live(entry.by_ref()));
+        let mut sums: Vec<u128> = live
+            .chain(remembered)
+            .map(|slot| of_slot(&mut scratch, "k", &slot))
             .collect();
-        sums.push(of_slot(&mut scratch, "l", &slots[0]));
+        sums.push(of_slot(&mut scratch, "l", &Slot::Live(entries[0].by_ref())));
         let count = sums.len();
         sums.sort_unstable();
         sums.dedup();

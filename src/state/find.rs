@@ -338,12 +338,12 @@ impl Query {
         // Only the first slice can be the whole view.
         let atomic = self.may_be_atomic() && *cursor == Cursor::default();
         let mut bytes = 0;
-        let mut last: Option<&Key> = None;
+        let mut last: Option<&str> = None;
         for (index, (key, version, shown)) in
             state.walk(range, self.filter.reverse, now).enumerate()
         {
             if let Some(last) = last.filter(|_| atomic && index >= ATOMIC_ENTRIES_MAX) {
-                at.behind = Some(last.clone());
+                at.behind = Some(last.into());
                 let next = Some(at);
                 return (Slice { records, next }, gate);
             }
@@ -376,7 +376,7 @@ impl Query {
             let seen = index + 1;
             let full = records.len() >= SLICE_RECORDS_MAX || bytes >= SLICE_BYTES_MAX;
             if !atomic && (full || (seen.is_multiple_of(ENTRIES_PER_LOOK) && is_over())) {
-                at.behind = Some(key.clone());
+                at.behind = Some(key.into());
                 return (
                     Slice {
                         records,
@@ -396,10 +396,10 @@ impl Query {
     }
 
     /// What is said of a key that matches, if anything is.
-    fn record(&self, key: &Key, version: u64, shown: &Shown<'_>) -> Option<Record> {
+    fn record(&self, key: &str, version: u64, shown: &Shown<'_>) -> Option<Record> {
         let (hit, deadline) = match shown {
             Shown::Found(entry) => {
-                let value = (!self.filter.keys_only).then(|| entry.value.clone());
+                let value = (!self.filter.keys_only).then(|| entry.value.to_bytes());
                 (Hit::Live { value, version }, entry.deadline)
             }
             Shown::Expired { deadline } if self.filter.include_expired => {
@@ -408,7 +408,7 @@ impl Query {
             Shown::Expired { .. } | Shown::Missing => return None,
         };
         Some(Record {
-            key: key.clone(),
+            key: key.into(),
             hit,
             deadline,
         })

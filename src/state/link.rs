@@ -34,10 +34,13 @@ impl Link {
     }
 }
 
-/// The links of one key. Few keys have any, so that an entry holds no more than a pointer for them.
+/// The links of one key. Few keys have any, so they lie beside the records.
 /// What all of them add up to is kept, so that a change costs no more than the link it is about.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Links(Option<Box<List>>);
+
+/// No links.
+pub(super) static NO_LINKS: Links = Links(None);
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct List {

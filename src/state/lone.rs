@@ -4,7 +4,7 @@
 //! - What comes out is what a state that went through the same mutations keeps under the key.
 //! - The CRC that came with a value, or with a link, goes along with it unchanged.
 
-use super::entry::{Kept, Key};
+use super::entry::{Kept, KeptRef, Key};
 use super::map::State;
 use super::mutation::{Mutation, link_crc, put_crc};
 
@@ -19,6 +19,19 @@ pub struct Recorded {
     pub value_crc: u32,
     /// CRC-32 of the mutation that brought each link, in the order of the links.
     pub link_crcs: Vec<u32>,
+}
+
+/// The same where it lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordedRef<'a> {
+    /// The key.
+    pub key: &'a str,
+    /// What is kept.
+    pub kept: KeptRef<'a>,
+    /// Of a value: CRC-32 of the put that brought it.
+    pub value_crc: u32,
+    /// CRC-32 of the mutation that brought each link, in the order of the links.
+    pub link_crcs: &'a [u32],
 }
 
 impl Recorded {
@@ -43,19 +56,49 @@ impl Recorded {
         }
     }
 
+    /// The same where it lies.
+    #[must_use]
+    pub fn by_ref(&self) -> RecordedRef<'_> {
+        RecordedRef {
+            key: &self.key,
+            kept: self.kept.by_ref(),
+            value_crc: self.value_crc,
+            link_crcs: &self.link_crcs,
+        }
+    }
+
     /// Whether value and links are those that came with the CRCs.
     #[must_use]
     pub fn verifies(&self) -> bool {
-        let Kept::Live(entry) = &self.kept else {
+        self.by_ref().verifies()
+    }
+}
+
+impl RecordedRef<'_> {
+    /// The same on its own.
+    #[must_use]
+    pub fn to_recorded(self) -> Recorded {
+        Recorded {
+            key: self.key.into(),
+            kept: self.kept.to_kept(),
+            value_crc: self.value_crc,
+            link_crcs: self.link_crcs.to_vec(),
+        }
+    }
+
+    /// Whether value and links are those that came with the CRCs.
+    #[must_use]
+    pub fn verifies(&self) -> bool {
+        let KeptRef::Live(entry) = &self.kept else {
             return true;
         };
         let links = entry.links.as_slice();
-        self.value_crc == put_crc(&self.key, &entry.value, entry.form, entry.deadline)
+        self.value_crc == put_crc(self.key, &entry.value, entry.form, entry.deadline)
             && self.link_crcs.len() == links.len()
             && links
                 .iter()
-                .zip(&self.link_crcs)
-                .all(|(link, crc)| *crc == link_crc(&self.key, link))
+                .zip(self.link_crcs)
+                .all(|(link, crc)| *crc == link_crc(self.key, link))
     }
 }
 
@@ -163,7 +206,7 @@ mod tests {
     fn put<'a>(key: &'a str, value: &'static str, deadline: Option<u64>) -> Mutation<'a> {
         Mutation::Put {
             key,
-            value: Bytes::from_static(value.as_bytes()),
+            value: value.as_bytes().into(),
             form: Form::Envelope,
             deadline,
         }
@@ -221,7 +264,10 @@ mod tests {
                         lone.apply(sequence, mutation, crc(mutation));
                     }
                     kept = lone.end();
-                    let expected = state.kept_after(None).next().map(|(_, kept)| kept);
+                    let expected = state
+                        .kept_after(None)
+                        .next()
+                        .map(|(_, kept)| kept.to_kept());
                     assert_eq!(kept.as_ref().map(|r| r.kept.clone()), expected);
                     assert!(kept.as_ref().is_none_or(Recorded::verifies));
                     if let Some(recorded) = &kept {
@@ -229,7 +275,7 @@ mod tests {
                         assert_eq!(*recorded, again);
                         let mut fingerprint = Fingerprint::default();
                         fingerprint.add_keyring(state.keyring());
-                        fingerprint.add(&mut Vec::new(), "k", &recorded.kept);
+                        fingerprint.add(&mut Vec::new(), "k", recorded.kept.by_ref());
                         assert_eq!(fingerprint, state.fingerprint());
                     }
                 }

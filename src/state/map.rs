@@ -3,12 +3,14 @@
 use std::fmt;
 use std::ops::Bound;
 
-use super::contents::{Contents, Slot, entry_bytes};
+use super::books::entry_bytes;
+use super::contents::{Contents, ContentsLoader};
 use super::digest::{self, Fingerprint};
-use super::entry::{Entry, Kept, Key};
+use super::entry::{EntryRef, Kept, KeptRef, Key};
 use super::keyring::{ApiKey, Keyring};
-use super::link::{Link, Links, link_bytes};
+use super::link::{Link, NO_LINKS, link_bytes};
 use super::mutation::Mutation;
+use super::records::Slot;
 use crate::planted;
 
 /// Everything the store knows.
@@ -61,7 +63,7 @@ pub struct Lookup<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shown<'a> {
     /// It has a value.
-    Found(&'a Entry),
+    Found(EntryRef<'a>),
     /// Its deadline has passed, and it is still remembered.
     Expired {
         /// The deadline, in milliseconds since the Unix epoch.
@@ -118,12 +120,12 @@ impl State {
                 form,
                 deadline,
             } => {
-                let entry = Entry {
-                    value: value.clone(),
+                let entry = EntryRef {
+                    value: *value,
                     form: *form,
                     version: sequence,
                     deadline: *deadline,
-                    links: Links::default(),
+                    links: &NO_LINKS,
                 };
                 self.contents.put(key, Slot::Live(entry));
             }
@@ -163,13 +165,13 @@ impl State {
                 links.remove(collection, record_id);
             }),
             Mutation::Expire { key } => {
-                if let Some(Slot::Live(Entry {
+                if let Some(Slot::Live(EntryRef {
                     deadline: Some(deadline),
                     ..
                 })) = self.contents.slot(key)
                 {
                     let slot = Slot::Remembered {
-                        deadline: *deadline,
+                        deadline,
                         version: sequence,
                     };
                     self.contents.put(key, slot);
@@ -200,7 +202,8 @@ impl State {
         applied
     }
 
-    /// Drops the tombstones up to `sequence`: no answer needs them once it is released.
+    /// Drops the tombstones up to `sequence`: no answer needs them once it is released. Where much was
+    /// removed a few records are moved together, so that memory comes back bit by bit.
     pub fn released(&mut self, sequence: u64) {
         self.contents.release(sequence);
     }
@@ -222,7 +225,7 @@ impl State {
 
     /// The entry under `key`, if it has one whose deadline has not passed at `now`.
     #[must_use]
-    pub fn live(&self, key: &str, now: u64) -> Option<&Entry> {
+    pub fn live(&self, key: &str, now: u64) -> Option<EntryRef<'_>> {
         match self.contents.slot(key) {
             Some(Slot::Live(entry)) if entry.deadline.is_none_or(|at| now < at) => Some(entry),
             _ => None,
@@ -232,7 +235,7 @@ impl State {
     /// When the next key is to expire or to be forgotten, in milliseconds since the Unix epoch.
     #[must_use]
     pub fn next_due(&self) -> Option<u64> {
-        self.contents.due().next().map(|(at, _)| at)
+        self.contents.next_due()
     }
 
     /// The keys to expire or to forget at `now`, longest due first, at most `max`. A key that is
@@ -242,11 +245,11 @@ impl State {
         let due = self
             .contents
             .due()
-            .take_while(|(at, _)| *at <= now)
+            .take_while(|(at, ..)| *at <= now)
             .take(max);
-        due.map(|(_, key)| match self.contents.slot(key) {
-            Some(Slot::Live(_)) => Due::Expire(key.clone()),
-            _ => Due::Forget(key.clone()),
+        due.map(|(_, key, slot)| match slot {
+            Slot::Live(_) => Due::Expire(key.into()),
+            _ => Due::Forget(key.into()),
         })
         .collect()
     }
@@ -257,10 +260,10 @@ impl State {
         &self,
         deadline: u64,
         version: u64,
-    ) -> impl Iterator<Item = (&Key, &Entry)> {
+    ) -> impl Iterator<Item = (&str, EntryRef<'_>)> {
         let due = self.contents.due_from(deadline, version);
-        due.filter_map(|key| match self.contents.slot(key) {
-            Some(Slot::Live(entry)) => Some((key, entry)),
+        due.filter_map(|(key, slot)| match slot {
+            Slot::Live(entry) => Some((key, entry)),
             _ => None,
         })
     }
@@ -268,20 +271,20 @@ impl State {
     /// How many keys have a value, those included whose deadline has passed unnoticed.
     #[must_use]
     pub fn live_len(&self) -> usize {
-        self.contents.live_len()
+        self.contents.books().live_len
     }
 
     /// How many keys are expired and remembered.
     #[must_use]
     pub fn remembered_len(&self) -> usize {
-        self.contents.remembered_len()
+        self.contents.books().remembered_len
     }
 
     /// An estimate of the memory that the keys take, in bytes. API keys are not in it: they are
     /// few, and no client's write adds to them.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
-        self.contents.memory_bytes()
+        self.contents.books().memory_bytes
     }
 
     /// What a mutation adds to [`State::memory_bytes`] at most, and what it takes off at least.
@@ -346,15 +349,10 @@ impl State {
         }
     }
 
-    /// A state of these keys, which ascend, as a snapshot holds them.
-    pub fn load(retention_ms: u64, kept: impl Iterator<Item = (Key, Kept)>) -> Self {
-        let slots = kept.map(|(key, kept)| (key, Slot::from(kept)));
-        Self {
-            contents: Contents::load(retention_ms, slots),
-            cleared_at: 0,
-            keyring: Keyring::default(),
-            retention_ms,
-        }
+    /// Whether records wait to be moved together by [`State::released`].
+    #[must_use]
+    pub fn is_sparse(&self) -> bool {
+        self.contents.is_sparse()
     }
 
     /// The same keys with other API keys.
@@ -364,7 +362,7 @@ impl State {
     }
 
     /// What a snapshot would hold of the keys behind `after`, in their order.
-    pub fn kept_after(&self, after: Option<&str>) -> impl Iterator<Item = (&Key, Kept)> {
+    pub fn kept_after(&self, after: Option<&str>) -> impl Iterator<Item = (&str, KeptRef<'_>)> {
         let low = after.map_or(Bound::Unbounded, Bound::Excluded);
         let slots = self.contents.range((low, Bound::Unbounded));
         slots.filter_map(|(key, slot)| Some((key, slot.kept()?)))
@@ -372,25 +370,21 @@ impl State {
 
     /// Takes what is under a key out of the state.
     pub(super) fn take(&mut self, key: &str) -> Option<Kept> {
-        match self.contents.take(key)? {
-            Slot::Live(entry) => Some(Kept::Live(entry)),
-            Slot::Remembered { deadline, version } => Some(Kept::Remembered { deadline, version }),
-            Slot::Tombstone { .. } => None,
-        }
+        self.contents.take(key)
     }
 
     /// Puts `kept` under a key that is not there.
     pub(super) fn put_back(&mut self, key: &str, kept: Kept) {
-        self.contents.restore(key, Slot::from(kept));
+        self.contents.restore(key, kept);
     }
 
     /// What the state holds, in numbers.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint {
-            live: self.contents.live_len() as u64,
-            remembered: self.contents.remembered_len() as u64,
-            links: self.contents.links_len() as u64,
+            live: self.contents.books().live_len as u64,
+            remembered: self.contents.books().remembered_len as u64,
+            links: self.contents.books().links_len as u64,
             api_keys: self.keyring.api_keys.len() as u64,
             digest: self.digest(),
         }
@@ -401,7 +395,7 @@ impl State {
     /// about.
     #[must_use]
     pub fn digest(&self) -> u128 {
-        let keys = self.contents.digest();
+        let keys = self.contents.books().digest;
         keys.wrapping_add(digest::of_keyring(&self.keyring))
     }
 
@@ -413,9 +407,10 @@ impl State {
 
     /// Keys and entries in the byte order of the keys, those included whose deadline has passed
     /// unnoticed.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Entry)> {
-        self.contents.slots().filter_map(|(key, slot)| match slot {
-            Slot::Live(entry) => Some((&**key, entry)),
+    pub fn iter(&self) -> impl Iterator<Item = (&str, EntryRef<'_>)> {
+        let slots = self.contents.range((Bound::Unbounded, Bound::Unbounded));
+        slots.filter_map(|(key, slot)| match slot {
+            Slot::Live(entry) => Some((key, entry)),
             Slot::Remembered { .. } | Slot::Tombstone { .. } => None,
         })
     }
@@ -428,8 +423,8 @@ impl State {
         range: (Bound<&str>, Bound<&str>),
         reverse: bool,
         now: u64,
-    ) -> Box<dyn Iterator<Item = (&'a Key, u64, Shown<'a>)> + 'a> {
-        let seen = move |(key, slot): (&'a Key, &'a Slot)| {
+    ) -> Box<dyn Iterator<Item = (&'a str, u64, Shown<'a>)> + 'a> {
+        let seen = move |(key, slot): (&'a str, Slot<'a>)| {
             let (version, shown) = self.shown(slot, now);
             (key, version, shown)
         };
@@ -447,12 +442,10 @@ impl State {
     }
 
     /// A slot's version and what a reader sees of it.
-    fn shown<'a>(&self, slot: &'a Slot, now: u64) -> (u64, Shown<'a>) {
+    fn shown<'a>(&self, slot: Slot<'a>, now: u64) -> (u64, Shown<'a>) {
         match slot {
-            Slot::Tombstone { version } => (*version, Shown::Missing),
-            Slot::Remembered { deadline, version } => {
-                (*version, self.shown_expired(*deadline, now))
-            }
+            Slot::Tombstone { version } => (version, Shown::Missing),
+            Slot::Remembered { deadline, version } => (version, self.shown_expired(deadline, now)),
             Slot::Live(entry) => {
                 let shown = match entry.deadline {
                     Some(deadline) if deadline <= now => self.shown_expired(deadline, now),
@@ -468,6 +461,40 @@ impl State {
             Shown::Missing
         } else {
             Shown::Expired { deadline }
+        }
+    }
+}
+
+/// Builds a state out of what a snapshot holds.
+pub struct Loader {
+    contents: ContentsLoader,
+    retention_ms: u64,
+}
+
+impl Loader {
+    /// A loader of a state that remembers expired keys for `retention_ms` milliseconds after their
+    /// deadline.
+    #[must_use]
+    pub fn new(retention_ms: u64) -> Self {
+        Self {
+            contents: ContentsLoader::new(retention_ms),
+            retention_ms,
+        }
+    }
+
+    /// Adds a key. They ascend; a small value is copied once.
+    pub fn push(&mut self, key: &str, kept: KeptRef<'_>) {
+        self.contents.push(key, kept);
+    }
+
+    /// The state, without API keys.
+    #[must_use]
+    pub fn finish(self) -> State {
+        State {
+            contents: self.contents.finish(),
+            cleared_at: 0,
+            keyring: Keyring::default(),
+            retention_ms: self.retention_ms,
         }
     }
 }

@@ -3,21 +3,29 @@
 //! No I/O, no clock, no async: time and sequence numbers are arguments. The live path and the
 //! replay of the log call the same [`State::apply`], so what a restart rebuilds is what was served.
 
+mod arena;
+mod books;
 mod contents;
 mod digest;
 mod entry;
+mod fences;
 pub mod find;
 mod keyring;
 mod link;
 mod lone;
 mod map;
 mod mutation;
+mod order;
+mod record;
+mod records;
 pub mod ttl;
+mod value;
 
 pub use digest::Fingerprint;
-pub use entry::{Entry, Form, KEY_BYTES_MAX, Kept, Key};
+pub use entry::{Entry, EntryRef, Form, KEY_BYTES_MAX, Kept, KeptRef, Key};
 pub use keyring::{ApiKey, KeyDigest, Keyring, Role};
 pub use link::{Link, Links};
-pub use lone::{Lone, Recorded};
-pub use map::{Applied, Due, Freed, Lookup, Shown, State};
+pub use lone::{Lone, Recorded, RecordedRef};
+pub use map::{Applied, Due, Freed, Loader, Lookup, Shown, State};
 pub use mutation::{DecodeError, Mutation};
+pub use value::Value;

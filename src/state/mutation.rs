@@ -28,6 +28,7 @@ use bytes::Bytes;
 use super::entry::{Form, KEY_BYTES_MAX};
 use super::keyring::{KeyDigest, Role};
 use super::link::Link;
+use super::value::Value;
 
 const KIND_PUT: u8 = 1;
 const KIND_DELETE: u8 = 2;
@@ -62,7 +63,7 @@ pub enum Mutation<'a> {
         /// The key.
         key: &'a str,
         /// The JSON text of the value; not empty.
-        value: Bytes,
+        value: Value<'a>,
         /// How it is answered.
         form: Form,
         /// When it expires, in milliseconds since the Unix epoch.
@@ -291,8 +292,7 @@ impl<'a> Mutation<'a> {
         }
     }
 
-    /// Reads one mutation that takes up all of `bytes`. A value is copied into a buffer of exactly
-    /// its length.
+    /// Reads one mutation that takes up all of `bytes`. A value stays where it is.
     ///
     /// # Errors
     /// See [`DecodeError`].
@@ -463,7 +463,7 @@ impl<'a> Reader<'a> {
         }
         Ok(Mutation::Put {
             key,
-            value: Bytes::copy_from_slice(value),
+            value: Value::Lent(value),
             form,
             deadline,
         })

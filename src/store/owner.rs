@@ -18,7 +18,7 @@ use super::plan::{Now, Plan, plan};
 use super::provisional::Provisional;
 use super::shared::Shared;
 use super::timekeeper::Timekeeper;
-use crate::state::{Kept, Mutation, State};
+use crate::state::{KeptRef, Mutation, State};
 
 /// A rescue gets so many keys, or so many bytes of them, at once: nobody waits longer for it.
 const KEYS_AT_ONCE_MAX: usize = 500;
@@ -157,10 +157,10 @@ impl Owner {
                 let mut keys = Vec::new();
                 for (key, kept) in self.state.kept_after(after.as_deref()) {
                     bytes += key.len();
-                    if let Kept::Live(entry) = &kept {
+                    if let KeptRef::Live(entry) = &kept {
                         bytes += entry.value.len() + entry.links.bytes() as usize;
                     }
-                    keys.push((key.clone(), kept));
+                    keys.push((key.into(), kept.to_kept()));
                     if keys.len() >= KEYS_AT_ONCE_MAX || bytes >= KEYS_BYTES_MAX {
                         break;
                     }

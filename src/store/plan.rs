@@ -9,7 +9,7 @@ use ekokv_wal::planted;
 
 use super::command::{Answer, Command, Condition, Error, Found, Put, Tags, Ttl};
 use crate::state::ttl::{SPAN_MS_MAX, format_rfc3339};
-use crate::state::{Entry, Key, Lookup, Mutation, Shown, State};
+use crate::state::{EntryRef, Key, Lookup, Mutation, Shown, State};
 
 /// A slice of a find ends after so long: others wait no longer than this.
 const SLICE_TIME: Duration = Duration::from_micros(150);
@@ -257,7 +257,7 @@ impl Planner<'_> {
         }
     }
 
-    fn link<'a>(&self, key: &str, mutation: impl FnOnce(&Entry) -> Mutation<'a>) -> Plan<'a> {
+    fn link<'a>(&self, key: &str, mutation: impl FnOnce(EntryRef<'_>) -> Mutation<'a>) -> Plan<'a> {
         match self.state.live(key, self.now) {
             Some(entry) => Plan::Change(mutation(entry), Answer::Linked),
             None => self.show(key, Answer::Missing),
@@ -333,15 +333,15 @@ impl Planner<'_> {
 fn put_mutation(put: &Put, deadline: Option<u64>) -> Mutation<'_> {
     Mutation::Put {
         key: &put.key,
-        value: put.value.clone(),
+        value: (&put.value).into(),
         form: put.form,
         deadline,
     }
 }
 
-fn found(entry: &Entry) -> Found {
+fn found(entry: EntryRef<'_>) -> Found {
     Found {
-        value: entry.value.clone(),
+        value: entry.value.to_bytes(),
         form: entry.form,
         version: entry.version,
         deadline: entry.deadline,

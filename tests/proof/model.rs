@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use ekokv::state::{ApiKey, Fingerprint, Form, Kept, KeyDigest, Mutation, Role, State};
+use ekokv::state::{ApiKey, Fingerprint, Form, KeptRef, KeyDigest, Mutation, Role, State};
 use ekokv_wal::{Disk, Flags, Found};
 
 /// A document: its collection and its id.
@@ -49,7 +49,7 @@ impl Model {
                     _ => BTreeMap::new(),
                 };
                 let held = Held::Live {
-                    value: value.clone(),
+                    value: value.to_bytes(),
                     form: *form,
                     version: sequence,
                     deadline: *deadline,
@@ -119,9 +119,9 @@ impl Model {
         let mut scratch = Vec::new();
         let mut keys = BTreeMap::new();
         for (key, kept) in state.kept_after(None) {
-            books.add(&mut scratch, key, &kept);
+            books.add(&mut scratch, key, kept);
             let held = match kept {
-                Kept::Live(entry) => Held::Live {
+                KeptRef::Live(entry) => Held::Live {
                     links: entry
                         .links
                         .as_slice()
@@ -131,14 +131,14 @@ impl Model {
                             (document, (link.metadata.clone(), link.created_at))
                         })
                         .collect(),
-                    value: entry.value,
+                    value: entry.value.to_bytes(),
                     form: entry.form,
                     version: entry.version,
                     deadline: entry.deadline,
                 },
-                Kept::Remembered { deadline, version } => Held::Remembered { deadline, version },
+                KeptRef::Remembered { deadline, version } => Held::Remembered { deadline, version },
             };
-            keys.insert(key.clone(), held);
+            keys.insert(key.into(), held);
         }
         assert_eq!(books, state.fingerprint(), "the books of the state");
         let api_keys = state.keyring().api_keys.values();

@@ -16,10 +16,9 @@ fn state_of<'a>(keys: impl IntoIterator<Item = &'a str>) -> State {
 }
 
 fn put(state: &mut State, sequence: u64, key: &str, deadline: Option<u64>) {
-    let value = Bytes::from_static(b"1");
     let put = Mutation::Put {
         key,
-        value,
+        value: b"1".into(),
         form: Form::Bare,
         deadline,
     };

@@ -5,7 +5,7 @@ use super::*;
 fn put<'a>(key: &'a str, value: &'static [u8], form: Form, deadline: Option<u64>) -> Mutation<'a> {
     Mutation::Put {
         key,
-        value: Bytes::from_static(value),
+        value: value.into(),
         form,
         deadline,
     }
@@ -233,7 +233,7 @@ proptest! {
         deadline in any::<Option<u64>>(),
     ) {
         let form = if envelope { Form::Envelope } else { Form::Bare };
-        let mutation = Mutation::Put { key: &key, value: value.into(), form, deadline };
+        let mutation = Mutation::Put { key: &key, value: value.as_slice().into(), form, deadline };
         let bytes = encoded(&mutation);
         prop_assert_eq!(bytes.len(), mutation.encoded_len());
         prop_assert_eq!(Mutation::decode(&bytes), Ok(mutation));

@@ -1,7 +1,6 @@
 //! Compaction without its thread: a log on the simulated disk, the state that was served, and the files
 //! that are made of it.
 
-use bytes::Bytes;
 use ekokv_wal::{Draft, Log, Mode, SimDisk, push_record};
 
 use super::build::Order;
@@ -34,7 +33,7 @@ struct Bench {
 fn put(key: &str) -> Mutation<'_> {
     Mutation::Put {
         key,
-        value: Bytes::from(format!("\"{}\"", key.repeat(20))),
+        value: format!("\"{}\"", key.repeat(20)).leak().as_bytes().into(),
         form: Form::Envelope,
         deadline: None,
     }
@@ -226,7 +225,9 @@ fn row_25a_slices_of_the_live_state_and_the_log_written_meanwhile_make_a_snapsho
     let disk: Arc<dyn Disk> = Arc::new(bench.disk.clone());
     let mut writer = Writer::create(&disk, "slices", &header, bench.state.keyring()).unwrap();
     for (key, kept) in bench.state.kept_after(None) {
-        writer.push(&Recorded::of(key.clone(), kept)).unwrap();
+        writer
+            .push(&Recorded::of(key.into(), kept.to_kept()))
+            .unwrap();
     }
     writer.finish().unwrap();
     bench.change(&[put("a"), unlink, Mutation::Delete { key: "c" }, put("d")]);

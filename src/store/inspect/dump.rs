@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::holder::{holder, refused};
 use super::place::{no_store, open, unwritten};
 use crate::state::ttl::format_rfc3339;
-use crate::state::{Entry, Form, Kept, Link};
+use crate::state::{EntryRef, Form, KeptRef, Link};
 use crate::store::options::Failure;
 use crate::store::recovery::{self, Loaded};
 
@@ -59,7 +59,7 @@ pub fn dump(dir: &Path, now: u64, out: &mut dyn Write) -> Result<Dumped, Failure
     let mut line = Vec::new();
     for (key, kept) in store.state.kept_after(None) {
         line.clear();
-        push(&mut line, key, &kept, now, &mut dumped).map_err(|error| unwritten(&error))?;
+        push(&mut line, key, kept, now, &mut dumped).map_err(|error| unwritten(&error))?;
         out.write_all(&line).map_err(|error| unwritten(&error))?;
     }
     out.flush().map_err(|error| unwritten(&error))?;
@@ -69,35 +69,35 @@ pub fn dump(dir: &Path, now: u64, out: &mut dyn Write) -> Result<Dumped, Failure
 fn push(
     line: &mut Vec<u8>,
     key: &str,
-    kept: &Kept,
+    kept: KeptRef<'_>,
     now: u64,
     dumped: &mut Dumped,
 ) -> io::Result<()> {
     line.extend_from_slice(b"{\"key\":");
     serde_json::to_writer(&mut *line, key)?;
     match kept {
-        Kept::Live(entry) if entry.deadline.is_none_or(|at| now < at) => {
+        KeptRef::Live(entry) if entry.deadline.is_none_or(|at| now < at) => {
             dumped.keys += 1;
             dumped.links += entry.links.as_slice().len() as u64;
-            push_entry(line, entry)?;
+            push_entry(line, &entry)?;
         }
         // A value whose deadline has passed is not shown, here as anywhere.
-        Kept::Live(Entry {
+        KeptRef::Live(EntryRef {
             deadline: Some(deadline),
             ..
         })
-        | Kept::Remembered { deadline, .. } => {
+        | KeptRef::Remembered { deadline, .. } => {
             dumped.expired += 1;
-            let at = format_rfc3339(*deadline);
+            let at = format_rfc3339(deadline);
             write!(line, ",\"expires_at\":\"{at}\",\"expired\":true")?;
         }
-        Kept::Live(_) => {}
+        KeptRef::Live(_) => {}
     }
     line.extend_from_slice(b"}\n");
     Ok(())
 }
 
-fn push_entry(line: &mut Vec<u8>, entry: &Entry) -> io::Result<()> {
+fn push_entry(line: &mut Vec<u8>, entry: &EntryRef<'_>) -> io::Result<()> {
     line.extend_from_slice(b",\"value\":");
     push_json(line, &entry.value);
     write!(line, ",\"version\":{}", entry.version)?;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use ekokv_wal::planted;
 
 use super::Owner;
-use crate::state::Mutation;
+use crate::state::{Key, Mutation};
 use crate::store::command::{Command, Ttl};
 use crate::store::plan::Now;
 use crate::store::provisional::Provisional;
@@ -165,30 +165,30 @@ impl Owner {
     fn move_deadlines_back(&mut self) -> bool {
         while self.provisional.is_settled() {
             let (deadline, version) = self.provisional.begin();
-            let mut rest = self.state.expiring_from(deadline, version).peekable();
+            let mut rest = self.state.expiring_from(deadline, version);
             let mut bytes = 0;
             let mut moved = Vec::new();
+            let mut next = rest.next();
             while moved.len() < PURGE_KEYS_MAX
                 && bytes < MOVED_BYTES_MAX
-                && let Some((key, entry)) = rest.next()
+                && let Some((key, entry)) = next
             {
                 if let (Some(back_ms), Some(deadline)) =
                     (self.provisional.back_ms(entry.version), entry.deadline)
                 {
                     bytes += entry.value.len();
                     let deadline = deadline.saturating_sub(back_ms);
-                    moved.push((key.clone(), entry.value.clone(), entry.form, deadline));
+                    moved.push((Key::from(key), entry.value.to_bytes(), entry.form, deadline));
                 }
+                next = rest.next();
             }
-            let next = rest
-                .peek()
-                .map(|(_, entry)| (entry.deadline.unwrap_or(u64::MAX), entry.version));
+            let next = next.map(|(_, entry)| (entry.deadline.unwrap_or(u64::MAX), entry.version));
             drop(rest);
             let puts: Vec<Mutation<'_>> = moved
                 .iter()
                 .map(|(key, value, form, deadline)| Mutation::Put {
                     key,
-                    value: value.clone(),
+                    value: value.into(),
                     form: *form,
                     deadline: Some(*deadline),
                 })

@@ -6,7 +6,8 @@
 use bytes::Bytes;
 
 use crate::state::{
-    Entry, Form, KEY_BYTES_MAX, Kept, Key, Keyring, Link, Mutation, Recorded, State,
+    EntryRef, Form, KEY_BYTES_MAX, KeptRef, Keyring, Link, Links, Mutation, Recorded, RecordedRef,
+    State, Value,
 };
 
 const KIND_SECRET: u8 = 1;
@@ -47,7 +48,7 @@ pub(super) fn push_keyring(out: &mut Vec<u8>, keyring: &Keyring) -> u32 {
 
 /// Appends a key with its links behind `previous`, the key before it in the block; how many entries
 /// that makes.
-pub(super) fn push_key(out: &mut Vec<u8>, previous: &str, recorded: &Recorded) -> u32 {
+pub(super) fn push_key(out: &mut Vec<u8>, previous: &str, recorded: &RecordedRef<'_>) -> u32 {
     let key = recorded.key.as_bytes();
     let shared = previous
         .as_bytes()
@@ -62,7 +63,7 @@ pub(super) fn push_key(out: &mut Vec<u8>, previous: &str, recorded: &Recorded) -
         out.extend_from_slice(&(rest.len() as u16).to_le_bytes());
     };
     match &recorded.kept {
-        Kept::Live(entry) => {
+        KeptRef::Live(entry) => {
             let mut flags = 0;
             if entry.form == Form::Envelope {
                 flags |= FLAG_ENVELOPE;
@@ -82,12 +83,12 @@ pub(super) fn push_key(out: &mut Vec<u8>, previous: &str, recorded: &Recorded) -
             out.extend_from_slice(rest);
             out.extend_from_slice(&entry.value);
             let links = entry.links.as_slice();
-            for (link, crc) in links.iter().zip(&recorded.link_crcs) {
+            for (link, crc) in links.iter().zip(recorded.link_crcs) {
                 push_link(out, link, *crc);
             }
             1 + links.len() as u32
         }
-        Kept::Remembered { deadline, version } => {
+        KeptRef::Remembered { deadline, version } => {
             out.push(KIND_REMEMBERED);
             lengths(out);
             out.extend_from_slice(&version.to_le_bytes());
@@ -115,8 +116,11 @@ fn push_link(out: &mut Vec<u8>, link: &Link, crc: u32) {
 pub(super) struct Entries<'a> {
     rest: &'a [u8],
     left: u32,
-    /// The key before, within the block.
+    /// The key that was read last, within the block; the next one shares a part of it.
     key: Vec<u8>,
+    /// Its links.
+    links: Links,
+    link_crcs: Vec<u32>,
 }
 
 type Parsed<T> = Result<T, &'static str>;
@@ -127,6 +131,8 @@ impl<'a> Entries<'a> {
             rest: bytes,
             left: count,
             key: Vec::new(),
+            links: Links::default(),
+            link_crcs: Vec::new(),
         }
     }
 
@@ -166,14 +172,14 @@ impl<'a> Entries<'a> {
             }
             KIND_VALUE => {
                 let links_left = self.left;
-                let recorded = self.value()?;
+                let recorded = self.value()?.to_recorded();
                 let links = links_left - self.left;
-                let made = Recorded::of(recorded.key.clone(), recorded.kept.clone());
+                let made = Recorded::of(recorded.key, recorded.kept);
                 crcs.push((at + VALUE_CRC_AT, made.value_crc));
                 // They end where the value's entry does; each is as long as its texts.
                 let mut end = length - self.rest.len();
-                if let (Kept::Live(entry), true) =
-                    (&made.kept, links as usize == made.link_crcs.len())
+                if let (KeptRef::Live(entry), true) =
+                    (made.kept.by_ref(), links as usize == made.link_crcs.len())
                 {
                     for (link, crc) in entry.links.as_slice().iter().zip(&made.link_crcs).rev() {
                         let metadata = link.metadata.as_ref().map_or(0, Bytes::len);
@@ -196,7 +202,7 @@ impl<'a> Entries<'a> {
 
     /// The next key with its links, behind those secrets that stand before it, which go to `secrets`.
     /// `None` at the end of the block.
-    pub(super) fn next(&mut self, secrets: &mut State) -> Parsed<Option<Recorded>> {
+    pub(super) fn next(&mut self, secrets: &mut State) -> Parsed<Option<RecordedRef<'_>>> {
         while self.left > 0 {
             self.left -= 1;
             let [kind] = self.take()?;
@@ -222,6 +228,11 @@ impl<'a> Entries<'a> {
         }
     }
 
+    /// The key that was read last; empty before the first.
+    pub(super) fn last_key(&self) -> &str {
+        std::str::from_utf8(&self.key).unwrap_or_default()
+    }
+
     fn secret(&mut self, secrets: &mut State) -> Parsed<()> {
         let length = self.u32()? as usize;
         let crc = self.u32()?;
@@ -239,7 +250,7 @@ impl<'a> Entries<'a> {
         }
     }
 
-    fn value(&mut self) -> Parsed<Recorded> {
+    fn value(&mut self) -> Parsed<RecordedRef<'_>> {
         let [flags] = self.take()?;
         if flags & !(FLAG_ENVELOPE | FLAG_DEADLINE) != 0 {
             return Err("a value with unknown flags");
@@ -252,13 +263,13 @@ impl<'a> Entries<'a> {
             0 => None,
             _ => Some(self.u64()?),
         };
-        let key = self.key(lengths)?;
+        self.key(lengths)?;
         if value_bytes == 0 {
             return Err("an empty value");
         }
-        let value = Bytes::copy_from_slice(self.bytes(value_bytes)?);
+        let value = Value::Lent(self.bytes(value_bytes)?);
         let mut links = Vec::new();
-        let mut link_crcs = Vec::new();
+        self.link_crcs.clear();
         while self.left > 0 && self.rest.first() == Some(&KIND_LINK) {
             self.left -= 1;
             let [_kind] = self.take()?;
@@ -269,25 +280,26 @@ impl<'a> Entries<'a> {
                 return Err("links do not ascend");
             }
             links.push(link);
-            link_crcs.push(crc);
+            self.link_crcs.push(crc);
         }
+        self.links = links.into_iter().collect();
         let form = if flags & FLAG_ENVELOPE == 0 {
             Form::Bare
         } else {
             Form::Envelope
         };
-        let entry = Entry {
+        let entry = EntryRef {
             value,
             form,
             version,
             deadline,
-            links: links.into_iter().collect(),
+            links: &self.links,
         };
-        Ok(Recorded {
-            key,
-            kept: Kept::Live(entry),
+        Ok(RecordedRef {
+            key: name(&self.key)?,
+            kept: KeptRef::Live(entry),
             value_crc,
-            link_crcs,
+            link_crcs: &self.link_crcs,
         })
     }
 
@@ -309,16 +321,16 @@ impl<'a> Entries<'a> {
         Ok((link, crc))
     }
 
-    fn remembered(&mut self) -> Parsed<Recorded> {
+    fn remembered(&mut self) -> Parsed<RecordedRef<'_>> {
         let lengths = self.key_lengths()?;
         let version = self.u64()?;
         let deadline = self.u64()?;
-        let key = self.key(lengths)?;
-        Ok(Recorded {
-            key,
-            kept: Kept::Remembered { deadline, version },
+        self.key(lengths)?;
+        Ok(RecordedRef {
+            key: name(&self.key)?,
+            kept: KeptRef::Remembered { deadline, version },
             value_crc: 0,
-            link_crcs: Vec::new(),
+            link_crcs: &[],
         })
     }
 
@@ -327,7 +339,7 @@ impl<'a> Entries<'a> {
         Ok((usize::from(self.u16()?), usize::from(self.u16()?)))
     }
 
-    fn key(&mut self, (shared, rest): (usize, usize)) -> Parsed<Key> {
+    fn key(&mut self, (shared, rest): (usize, usize)) -> Parsed<()> {
         if shared > self.key.len() {
             return Err("a key shares more than the key before it has");
         }
@@ -338,7 +350,7 @@ impl<'a> Entries<'a> {
         }
         self.key.truncate(shared);
         self.key.extend_from_slice(rest);
-        name(&self.key).map(Key::from)
+        Ok(())
     }
 
     fn bytes(&mut self, length: usize) -> Parsed<&'a [u8]> {

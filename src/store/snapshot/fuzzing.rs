@@ -54,7 +54,7 @@ pub fn salvaged(bytes: &[u8]) -> Result<(Fingerprint, usize), String> {
     let mut fingerprint = Fingerprint::default();
     let mut scratch = Vec::new();
     let parts = read_parts(disk.as_ref(), &path, &mut |key| {
-        fingerprint.add(&mut scratch, &key.key, &key.kept);
+        fingerprint.add(&mut scratch, &key.key, key.kept.by_ref());
     });
     let parts = parts.map_err(|bad| bad.to_string())?;
     fingerprint.add_keyring(&parts.keyring);
@@ -142,7 +142,7 @@ fn held(bytes: &[u8]) -> Fingerprint {
         fingerprint.add_keyring(secrets.keyring());
         let mut scratch = Vec::new();
         for key in &keys {
-            fingerprint.add(&mut scratch, &key.key, &key.kept);
+            fingerprint.add(&mut scratch, &key.key, key.kept.by_ref());
         }
     }
     fingerprint

@@ -100,7 +100,7 @@ pub(in crate::store) fn read_parts(
             let mut entries = Entries::new(&entries, count);
             let mut found = Vec::new();
             while let Some(recorded) = entries.next(&mut secrets).map_err(damaged)? {
-                found.push(recorded);
+                found.push(recorded.to_recorded());
             }
             Ok(found)
         });

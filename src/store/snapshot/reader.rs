@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::block::{Entries, NEWER};
 use super::error::Bad;
 use super::format::{BLOCK_HEADER_BYTES, FOOTER_BYTES, Footer, HEADER_BYTES, Header, block_crc};
-use crate::state::{Fingerprint, Kept, Key, Keyring, Recorded, State};
+use crate::state::{Fingerprint, KeptRef, Keyring, Loader, Recorded, RecordedRef, State};
 
 /// Blocks that are read and checked ahead of who builds from them.
 const BLOCKS_AHEAD: usize = 16;
@@ -167,7 +167,8 @@ pub(in crate::store) struct Scan {
     footer: Footer,
     /// Keys of the present block, the next one last.
     ready: Vec<Recorded>,
-    last_key: Option<Key>,
+    /// The last key that was read; empty before the first.
+    last_key: String,
     /// Where secrets go; holds nothing else.
     secrets: State,
 }
@@ -200,7 +201,7 @@ impl Scan {
             header,
             footer,
             ready: Vec::new(),
-            last_key: None,
+            last_key: String::new(),
             secrets: State::new(0),
         }
     }
@@ -230,11 +231,37 @@ impl Scan {
             let Some(block) = self.blocks.next().transpose()? else {
                 return Ok(None);
             };
-            self.unpack(&block)?;
+            let mut ready = std::mem::take(&mut self.ready);
+            let unpacked = self.unpack(&block, &mut |recorded| {
+                ready.push(recorded.to_recorded());
+                true
+            });
+            unpacked?;
+            ready.reverse();
+            self.ready = ready;
         }
     }
 
-    fn unpack(&mut self, block: &Block) -> Result<(), Bad> {
+    /// Hands over one key after the other, ascending, until the end, which has been verified then, but for
+    /// the fingerprint, or until `visit` says that it is enough. Whether it came to the end. A key is not
+    /// copied, and may be of a block that turns out to be damaged further on.
+    ///
+    /// # Errors
+    /// What is damaged.
+    fn visit(&mut self, visit: &mut dyn FnMut(RecordedRef<'_>) -> bool) -> Result<bool, Bad> {
+        while let Some(block) = self.blocks.next().transpose()? {
+            if !self.unpack(&block, visit)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn unpack(
+        &mut self,
+        block: &Block,
+        visit: &mut dyn FnMut(RecordedRef<'_>) -> bool,
+    ) -> Result<bool, Bad> {
         let damaged = |reason: &str| Bad::damaged(&self.path, block.offset, reason);
         let mut entries = Entries::new(&block.entries, block.count);
         let bad = |reason: &'static str| {
@@ -244,18 +271,20 @@ impl Scan {
                 damaged(reason)
             }
         };
+        let mut is_first = true;
         while let Some(recorded) = entries.next(&mut self.secrets).map_err(bad)? {
-            self.ready.push(recorded);
+            // Within a block they were looked at as they were read.
+            if std::mem::take(&mut is_first) && self.last_key.as_str() >= recorded.key {
+                return Err(damaged("keys do not ascend"));
+            }
+            if !visit(recorded) {
+                return Ok(false);
+            }
         }
-        let first = self.ready.first().map(|recorded| &recorded.key);
-        if first.is_some_and(|first| self.last_key.as_ref() >= Some(first)) {
-            return Err(damaged("keys do not ascend"));
+        if !is_first {
+            entries.last_key().clone_into(&mut self.last_key);
         }
-        if let Some(last) = self.ready.last() {
-            self.last_key = Some(last.key.clone());
-        }
-        self.ready.reverse();
-        Ok(())
+        Ok(true)
     }
 
     /// The damage if what was read is not what the footer names.
@@ -317,23 +346,12 @@ pub(in crate::store) fn load(
 
 /// A state of what a scan reads, which must be all that the footer names.
 fn build(mut scan: Scan, retention_ms: u64) -> Result<State, Bad> {
-    let mut bad = None;
-    // The first key brings all secrets with it.
-    let first = scan.next()?;
-    let keys = std::iter::from_fn(|| match scan.next() {
-        Ok(recorded) => recorded,
-        Err(error) => {
-            bad = Some(error);
-            None
-        }
-    });
-    let kept = first.into_iter().chain(keys);
-    let kept = kept.map(|recorded: Recorded| -> (Key, Kept) { (recorded.key, recorded.kept) });
-    let keys = State::load(retention_ms, kept);
-    if let Some(bad) = bad {
-        return Err(bad);
-    }
-    let state = keys.with_keyring(scan.keyring().clone());
+    let mut loader = Loader::new(retention_ms);
+    scan.visit(&mut |recorded| {
+        loader.push(recorded.key, recorded.kept);
+        true
+    })?;
+    let state = loader.finish().with_keyring(scan.keyring().clone());
     scan.compare(&state.fingerprint())?;
     Ok(state)
 }
@@ -355,15 +373,16 @@ pub(in crate::store) fn verify(
     let mut scan = Scan::over(path, header, footer, Box::new(Blocks::new(opened)));
     let mut fingerprint = Fingerprint::default();
     let mut scratch = Vec::new();
-    while let Some(recorded) = scan.next()? {
-        fingerprint.add(&mut scratch, &recorded.key, &recorded.kept);
-        let value = match &recorded.kept {
-            Kept::Live(entry) => entry.value.len(),
-            Kept::Remembered { .. } => 0,
+    let at_end = scan.visit(&mut |recorded| {
+        fingerprint.add(&mut scratch, recorded.key, recorded.kept);
+        let value = match recorded.kept {
+            KeptRef::Live(entry) => entry.value.len(),
+            KeptRef::Remembered { .. } => 0,
         };
-        if !pace((recorded.key.len() + value) as u64) {
-            return Ok(None);
-        }
+        pace((recorded.key.len() + value) as u64)
+    })?;
+    if !at_end {
+        return Ok(None);
     }
     fingerprint.add_keyring(scan.keyring());
     scan.compare(&fingerprint)?;

@@ -135,7 +135,7 @@ fn in_blocks(keyring: &Keyring, entries: &[Recorded], sizes: &[usize]) -> Blocks
         }
         let mut previous = "";
         for recorded in now {
-            count += block::push_key(&mut bytes, previous, recorded);
+            count += block::push_key(&mut bytes, previous, &recorded.by_ref());
             previous = &recorded.key;
         }
         blocks.push((count, bytes));
@@ -148,7 +148,7 @@ fn fingerprint(keyring: &Keyring, entries: &[Recorded]) -> Fingerprint {
     let mut fingerprint = Fingerprint::default();
     fingerprint.add_keyring(keyring);
     for recorded in entries {
-        fingerprint.add(&mut Vec::new(), &recorded.key, &recorded.kept);
+        fingerprint.add(&mut Vec::new(), &recorded.key, recorded.kept.by_ref());
     }
     fingerprint
 }
@@ -298,7 +298,10 @@ fn what_version_1_wrote_is_read() {
     assert_eq!(found, header());
     assert_eq!(footer.length, bytes.len() as u64);
     assert_eq!(state.fingerprint(), fingerprint(&keyring(), &entries()));
-    let kept: Vec<Kept> = state.kept_after(None).map(|(_, kept)| kept).collect();
+    let kept: Vec<Kept> = state
+        .kept_after(None)
+        .map(|(_, kept)| kept.to_kept())
+        .collect();
     let expected: Vec<Kept> = entries().into_iter().map(|r| r.kept).collect();
     assert_eq!(kept, expected);
     assert_eq!(state.keyring(), &keyring());
@@ -506,7 +509,7 @@ fn entries_that_nobody_wrote_are_refused_whatever_their_checksums_say() {
         let mut previous = "";
         let mut count = 0;
         for recorded in recorded {
-            count += block::push_key(&mut bytes, previous, recorded);
+            count += block::push_key(&mut bytes, previous, &recorded.by_ref());
             previous = &recorded.key;
         }
         (count, bytes)

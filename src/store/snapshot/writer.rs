@@ -78,8 +78,8 @@ impl Writer {
     /// The call that failed.
     pub(in crate::store) fn push(&mut self, recorded: &Recorded) -> Result<(), Error> {
         self.fingerprint
-            .add(&mut self.scratch, &recorded.key, &recorded.kept);
-        let entries = block::push_key(&mut self.block, &self.last_key, recorded);
+            .add(&mut self.scratch, &recorded.key, recorded.kept.by_ref());
+        let entries = block::push_key(&mut self.block, &self.last_key, &recorded.by_ref());
         self.block_entries = self.block_entries.saturating_add(entries);
         if self.block.len() >= BLOCK_BYTES {
             self.end_block()

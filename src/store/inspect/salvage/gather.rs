@@ -9,7 +9,7 @@ use ekokv_wal::{Disk, Error, Position, Survey, segment_path, survey};
 
 use super::replay::{Base, Replay};
 use super::{SKIP_SEQUENCES, Saved};
-use crate::state::{Kept, Key, Keyring, State};
+use crate::state::{Kept, Key, Keyring, Loader};
 use crate::store::inspect::files::{Files, Link, is_repetition};
 use crate::store::snapshot::{Gap, path_of, read_parts};
 
@@ -46,8 +46,11 @@ pub(super) fn gather(disk: &dyn Disk, files: &Files) -> Saved {
         losses: Vec::new(),
         pending: None,
     };
-    let state = State::load(u64::MAX, snapshots.keys.into_iter());
-    let state = state.with_keyring(snapshots.keyring);
+    let mut loader = Loader::new(u64::MAX);
+    for (key, kept) in snapshots.keys {
+        loader.push(&key, kept.by_ref());
+    }
+    let state = loader.finish().with_keyring(snapshots.keyring);
     let mut replay = Replay::new(state, &snapshots.bases, snapshots.keyring_at);
     let mut batches = 0;
     for (index, found) in links.iter().enumerate() {

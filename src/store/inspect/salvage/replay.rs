@@ -91,9 +91,9 @@ impl<'a> Replay<'a> {
         if self.bases.iter().all(|base| base.sequence < sequence) {
             return self.make(sequence, &Mutation::Clear);
         }
-        let older = |key: &&Key| known_at(self.bases, key) < sequence;
+        let older = |key: &&str| known_at(self.bases, key) < sequence;
         let keys = self.state.kept_after(None).map(|(key, _)| key);
-        let gone: Vec<Key> = keys.filter(older).cloned().collect();
+        let gone: Vec<Key> = keys.filter(older).map(Key::from).collect();
         for key in &gone {
             self.make(sequence, &Mutation::Delete { key });
         }

@@ -140,7 +140,7 @@ fn write_snapshot(
     disk.sync_dir("").map_err(Error::io("sync", "."))?;
     let mut writer = Writer::create(disk, &tmp, header, state.keyring())?;
     for (key, kept) in state.kept_after(None) {
-        writer.push(&Recorded::of(key.clone(), kept))?;
+        writer.push(&Recorded::of(key.into(), kept.to_kept()))?;
     }
     writer.finish()?;
     let unlike = |reason: &str| {

@@ -1,0 +1,416 @@
+//! The order of the keys: which records there are, from the first key to the last.
+//!
+//! What always holds:
+//! - Slots ascend by their keys. A row of leaves, or of branches, is parted by [`Fences`].
+//! - No leaf is empty, unless it is the only one; none has more than 128 slots, no branch more than 256
+//!   leaves.
+//! - A key is there at most once: whoever inserts has looked.
+//!
+//! # Layout
+//!
+//! Branches hold leaves, leaves hold slots, and that is all: with a leaf two thirds full there are some
+//! 20 000 keys in a branch, and a few hundred branches for ten million keys. A search goes through two rows
+//! of fences, whose heads stay in the caches, and one leaf.
+//!
+//! | bits of a slot | |
+//! | --- | --- |
+//! | 63 to 40 | the highest bits of the hash of the key |
+//! | 39 to 0 | handle of the record |
+//!
+//! Looking a key up compares hashes and reads the one record whose hash fits, so it costs as many cache
+//! misses as leaf and record have. (One in 16 million others fits by chance. Whoever makes keys for it gets
+//! 128 into a leaf: as many reads.) Inserting searches the leaf by its keys.
+//!
+//! A leaf that is full is split in halves. At the right end a new one is begun instead, so keys that come in
+//! ascending order leave full leaves.
+
+use std::ops::Bound;
+
+use super::arena::{HANDLE_BITS, Handle};
+use super::fences::{Fences, fence_between};
+
+/// Slots of a leaf.
+const LEAF_SLOTS_MAX: usize = 128;
+/// A leaf grows by so many slots.
+const LEAF_GROWTH: usize = 8;
+/// Leaves of a branch.
+const LEAVES_MAX: usize = 256;
+/// Of neighbours that have at most so many together, one is made.
+const SLOTS_TOGETHER_MAX: usize = LEAF_SLOTS_MAX / 2;
+const LEAVES_TOGETHER_MAX: usize = LEAVES_MAX / 2;
+
+/// Whoever knows the keys of the records.
+pub(super) trait Keys {
+    /// The key of a record; empty if there is none.
+    fn key(&self, handle: Handle) -> &[u8];
+}
+
+/// A handle, and bits of the hash of its key.
+#[derive(Clone, Copy)]
+struct Slot(u64);
+
+impl Slot {
+    fn new(hash: u64, handle: Handle) -> Self {
+        Self(hash >> HANDLE_BITS << HANDLE_BITS | handle.bits())
+    }
+
+    fn handle(self) -> Handle {
+        Handle::from_bits(self.0)
+    }
+
+    fn fits(self, hash: u64) -> bool {
+        (self.0 ^ hash) >> HANDLE_BITS == 0
+    }
+}
+
+type Leaf = Vec<Slot>;
+
+#[derive(Default)]
+struct Branch {
+    fences: Fences,
+    leaves: Vec<Leaf>,
+}
+
+/// Where a slot is, until the next change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    branch: usize,
+    leaf: usize,
+    slot: usize,
+}
+
+/// The slots of all keys.
+#[derive(Default)]
+pub(super) struct Order {
+    fences: Fences,
+    branches: Vec<Branch>,
+}
+
+impl Order {
+    /// Where `key` is, whose hash is `hash`.
+    #[inline]
+    pub(super) fn find(&self, key: &[u8], hash: u64, keys: &impl Keys) -> Option<(Place, Handle)> {
+        self.find_by(key, hash, |handle| keys.key(handle) == key)
+    }
+
+    /// Where the slot of a record is, whose key and its hash these are.
+    pub(super) fn find_record(&self, key: &[u8], hash: u64, record: Handle) -> Option<Place> {
+        let found = self.find_by(key, hash, |handle| handle == record);
+        found.map(|(place, _)| place)
+    }
+
+    #[inline]
+    fn find_by(
+        &self,
+        key: &[u8],
+        hash: u64,
+        is_it: impl Fn(Handle) -> bool,
+    ) -> Option<(Place, Handle)> {
+        let branch = self.fences.child(key);
+        let children = self.branches.get(branch)?;
+        let leaf = children.fences.child(key);
+        let slots = children.leaves.get(leaf)?;
+        let fits = |slot: &Slot| slot.fits(hash) && is_it(slot.handle());
+        let slot = slots.iter().position(fits)?;
+        let place = Place { branch, leaf, slot };
+        Some((place, slots.get(slot)?.handle()))
+    }
+
+    /// Puts another record of the same key in the place of one.
+    pub(super) fn replace(&mut self, place: Place, handle: Handle) {
+        if let Some(leaf) = self.leaf_mut(place)
+            && let Some(slot) = leaf.get_mut(place.slot)
+        {
+            *slot = Slot::new(slot.0, handle);
+        }
+    }
+
+    /// Inserts a key that is not there.
+    pub(super) fn insert(&mut self, key: &[u8], hash: u64, handle: Handle, keys: &impl Keys) {
+        let slot = Slot::new(hash, handle);
+        let number = self.fences.child(key);
+        let is_last_branch = number + 1 >= self.branches.len();
+        let Some(branch) = self.branches.get_mut(number) else {
+            return self.begin(slot);
+        };
+        let at_leaf = branch.fences.child(key);
+        let is_last = is_last_branch && at_leaf + 1 >= branch.leaves.len();
+        let Some(leaf) = branch.leaves.get_mut(at_leaf) else {
+            return;
+        };
+        let at = leaf.partition_point(|slot| keys.key(slot.handle()) < key);
+        if leaf.len() < LEAF_SLOTS_MAX {
+            if leaf.len() == leaf.capacity() {
+                leaf.reserve_exact(LEAF_GROWTH);
+            }
+            leaf.insert(at, slot);
+            return;
+        }
+        let (fence, right) = if is_last && at == leaf.len() {
+            let last = leaf.last().map_or(&[][..], |slot| keys.key(slot.handle()));
+            (fence_between(last, key), vec![slot])
+        } else {
+            let half = leaf.len() / 2;
+            let mut right = leaf.split_off(half);
+            let end = |slot: Option<&Slot>| slot.map_or(&[][..], |slot| keys.key(slot.handle()));
+            let fence = fence_between(end(leaf.last()), end(right.first()));
+            leaf.shrink_to(half + LEAF_GROWTH);
+            if *key < *fence {
+                leaf.insert(at.min(half), slot);
+            } else {
+                right.reserve_exact(LEAF_GROWTH);
+                right.insert(at.saturating_sub(half), slot);
+            }
+            (fence, right)
+        };
+        branch.fences.insert(at_leaf, fence);
+        branch.leaves.insert(at_leaf + 1, right);
+        if branch.leaves.len() > LEAVES_MAX {
+            let kept = if is_last { LEAVES_MAX } else { LEAVES_MAX / 2 };
+            self.split(number, kept);
+        }
+    }
+
+    /// Appends a key behind all others.
+    pub(super) fn push(&mut self, key: &[u8], hash: u64, handle: Handle, keys: &impl Keys) {
+        let slot = Slot::new(hash, handle);
+        let number = self.branches.len().saturating_sub(1);
+        let Some(branch) = self.branches.get_mut(number) else {
+            return self.begin(slot);
+        };
+        let Some(leaf) = branch.leaves.last_mut() else {
+            return;
+        };
+        if leaf.len() < LEAF_SLOTS_MAX {
+            if leaf.len() == leaf.capacity() {
+                // What comes in order goes on doing so.
+                leaf.reserve_exact(LEAF_SLOTS_MAX - leaf.len());
+            }
+            leaf.push(slot);
+            return;
+        }
+        let last = leaf.last().map_or(&[][..], |slot| keys.key(slot.handle()));
+        branch
+            .fences
+            .insert(branch.fences.len(), fence_between(last, key));
+        branch.leaves.push(vec![slot]);
+        if branch.leaves.len() > LEAVES_MAX {
+            self.split(number, LEAVES_MAX);
+        }
+    }
+
+    /// The last record.
+    pub(super) fn last(&self) -> Option<Handle> {
+        let slot = self.branches.last()?.leaves.last()?.last()?;
+        Some(slot.handle())
+    }
+
+    /// Takes a slot out.
+    pub(super) fn remove(&mut self, place: Place) {
+        let Place { branch, leaf, slot } = place;
+        let is_only_branch = self.branches.len() == 1;
+        let Some(children) = self.branches.get_mut(branch) else {
+            return;
+        };
+        let Some(slots) = children.leaves.get_mut(leaf) else {
+            return;
+        };
+        if slot >= slots.len() {
+            return;
+        }
+        slots.remove(slot);
+        if slots.capacity() > slots.len() + 4 * LEAF_GROWTH {
+            slots.shrink_to(slots.len() + LEAF_GROWTH);
+        }
+        if slots.is_empty() {
+            if children.leaves.len() > 1 {
+                children.leaves.remove(leaf);
+                children.fences.remove(leaf.saturating_sub(1));
+            } else if !is_only_branch {
+                self.branches.remove(branch);
+                self.fences.remove(branch.saturating_sub(1));
+                return;
+            }
+        } else if slots.len() <= SLOTS_TOGETHER_MAX / 2 {
+            // With the neighbour behind it, else with the one before.
+            let together = children.join_leaves(leaf) || leaf > 0 && children.join_leaves(leaf - 1);
+            if !together {
+                return;
+            }
+        } else {
+            return;
+        }
+        let _ = self.join_branches(branch) || branch > 0 && self.join_branches(branch - 1);
+    }
+
+    /// The records of a range of keys.
+    pub(super) fn range<'a>(
+        &'a self,
+        range: (Bound<&str>, Bound<&str>),
+        keys: &impl Keys,
+    ) -> Range<'a> {
+        let begin = Place {
+            branch: 0,
+            leaf: 0,
+            slot: 0,
+        };
+        let end = Place {
+            branch: self.branches.len(),
+            ..begin
+        };
+        let front = match range.0 {
+            Bound::Unbounded => self.normal(begin),
+            Bound::Included(key) => self.seek(key.as_bytes(), keys, |other, key| other < key),
+            Bound::Excluded(key) => self.seek(key.as_bytes(), keys, |other, key| other <= key),
+        };
+        let back = match range.1 {
+            Bound::Unbounded => end,
+            Bound::Included(key) => self.seek(key.as_bytes(), keys, |other, key| other <= key),
+            Bound::Excluded(key) => self.seek(key.as_bytes(), keys, |other, key| other < key),
+        };
+        Range {
+            order: self,
+            front,
+            // A range that is turned round is empty.
+            back: back.max(front),
+        }
+    }
+
+    /// The first place for whose key `is_before` does not hold.
+    fn seek(&self, key: &[u8], keys: &impl Keys, is_before: fn(&[u8], &[u8]) -> bool) -> Place {
+        let branch = self.fences.child(key);
+        let children = self.branches.get(branch);
+        let leaf = children.map_or(0, |children| children.fences.child(key));
+        let slots = children.and_then(|children| children.leaves.get(leaf));
+        let slot = slots.map_or(0, |slots| {
+            slots.partition_point(|slot| is_before(keys.key(slot.handle()), key))
+        });
+        self.normal(Place { branch, leaf, slot })
+    }
+
+    /// The same place, if there is a slot, else the next one with a slot, else the end.
+    fn normal(&self, mut place: Place) -> Place {
+        while let Some(branch) = self.branches.get(place.branch) {
+            while let Some(leaf) = branch.leaves.get(place.leaf) {
+                if place.slot < leaf.len() {
+                    return place;
+                }
+                place.leaf += 1;
+                place.slot = 0;
+            }
+            place.branch += 1;
+            place.leaf = 0;
+        }
+        place
+    }
+
+    fn leaf_mut(&mut self, place: Place) -> Option<&mut Leaf> {
+        let branch = self.branches.get_mut(place.branch)?;
+        branch.leaves.get_mut(place.leaf)
+    }
+
+    fn begin(&mut self, slot: Slot) {
+        self.branches.push(Branch {
+            fences: Fences::default(),
+            leaves: vec![vec![slot]],
+        });
+    }
+
+    /// Makes two branches of one: the first `kept` leaves, and the rest.
+    fn split(&mut self, number: usize, kept: usize) {
+        let Some(branch) = self.branches.get_mut(number) else {
+            return;
+        };
+        let (between, fences) = branch.fences.split_off(kept);
+        let leaves = branch.leaves.split_off(kept);
+        branch.leaves.shrink_to_fit();
+        self.fences.insert(number, between);
+        self.branches.insert(number + 1, Branch { fences, leaves });
+    }
+
+    /// Makes one branch of this one and the next, if they have few leaves.
+    fn join_branches(&mut self, number: usize) -> bool {
+        let Some([this, next]) = self.branches.get(number..number + 2) else {
+            return false;
+        };
+        if this.leaves.len() + next.leaves.len() > LEAVES_TOGETHER_MAX {
+            return false;
+        }
+        let next = self.branches.remove(number + 1);
+        let between = self.fences.remove(number).unwrap_or_default();
+        if let Some(this) = self.branches.get_mut(number) {
+            this.fences.append(between, next.fences);
+            this.leaves.extend(next.leaves);
+        }
+        true
+    }
+}
+
+impl Branch {
+    /// Makes one leaf of this one and the next, if they have few slots.
+    fn join_leaves(&mut self, at: usize) -> bool {
+        let Some([this, next]) = self.leaves.get_mut(at..at + 2) else {
+            return false;
+        };
+        if this.len() + next.len() > SLOTS_TOGETHER_MAX {
+            return false;
+        }
+        this.reserve_exact(next.len());
+        this.append(next);
+        self.leaves.remove(at + 1);
+        self.fences.remove(at);
+        true
+    }
+}
+
+/// The records of a range of keys, in their order.
+pub(super) struct Range<'a> {
+    order: &'a Order,
+    front: Place,
+    /// Behind the last one.
+    back: Place,
+}
+
+impl Iterator for Range<'_> {
+    type Item = Handle;
+
+    fn next(&mut self) -> Option<Handle> {
+        if self.front >= self.back {
+            return None;
+        }
+        let Place { branch, leaf, slot } = self.front;
+        let children = self.order.branches.get(branch)?;
+        let slots = children.leaves.get(leaf)?;
+        let handle = slots.get(slot)?.handle();
+        self.front.slot += 1;
+        if self.front.slot >= slots.len() {
+            self.front = self.order.normal(self.front);
+        }
+        Some(handle)
+    }
+}
+
+impl DoubleEndedIterator for Range<'_> {
+    fn next_back(&mut self) -> Option<Handle> {
+        if self.front >= self.back {
+            return None;
+        }
+        while self.back.slot == 0 {
+            if self.back.leaf == 0 {
+                self.back.branch = self.back.branch.checked_sub(1)?;
+                self.back.leaf = self.order.branches.get(self.back.branch)?.leaves.len();
+            } else {
+                self.back.leaf -= 1;
+                let children = self.order.branches.get(self.back.branch)?;
+                self.back.slot = children.leaves.get(self.back.leaf)?.len();
+            }
+        }
+        self.back.slot -= 1;
+        let children = self.order.branches.get(self.back.branch)?;
+        let slots = children.leaves.get(self.back.leaf)?;
+        Some(slots.get(self.back.slot)?.handle())
+    }
+}
+
+#[cfg(test)]
+mod tests;
