@@ -89,6 +89,8 @@
 //! | 40 | 16 | its salt |
 
 mod batch;
+#[doc(hidden)]
+pub mod bench;
 mod bytes;
 mod cell;
 mod current;
