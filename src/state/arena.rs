@@ -1,4 +1,4 @@
-//! Where records lie: pages of 16 KiB, each cut into slots of one size.
+//! Where records lie: pages of 32 KiB, each cut into slots of one size.
 //!
 //! What always holds:
 //! - A record lies in a slot of the smallest size that it fits into; one of more than 2048 bytes has an
@@ -11,7 +11,7 @@
 //!
 //! # Handle, 40 bits
 //!
-//! | bit 39 | bits 38 to 12 | bits 11 to 0 |
+//! | bit 39 | bits 38 to 13 | bits 12 to 0 |
 //! | --- | --- | --- |
 //! | 0 | number of the page | where the slot begins in it, in units of 4 bytes |
 //! | 1 | place among the allocations of their own (bits 38 to 0) | |
@@ -22,10 +22,10 @@
 //! units of 4 bytes; `FFFF`: there is none).
 
 /// Length of a page in bytes.
-const PAGE_BYTES: usize = 16 << 10;
+const PAGE_BYTES: usize = 32 << 10;
 /// Slots begin at multiples of this.
 const UNIT_BYTES: usize = 4;
-const UNIT_BITS: u32 = 12;
+const UNIT_BITS: u32 = 13;
 const _: () = assert!(PAGE_BYTES == UNIT_BYTES << UNIT_BITS);
 
 /// Bits of a handle.
@@ -45,7 +45,7 @@ const _: () = assert!(CLASSES <= u128::BITS as usize);
 /// Empty pages that are kept, so that one key that comes and goes costs no page each time.
 const SPARE_PAGES_MAX: usize = 4;
 /// A class is sparse when more than a quarter of it is free, and more than so many pages.
-const SLACK_PAGES: usize = 4;
+const SLACK_PAGES: usize = 2;
 /// So many pages are looked at for the emptiest.
 const PAGES_LOOKED_AT: usize = 32;
 
@@ -153,9 +153,9 @@ impl Handle {
     }
 }
 
+/// What is known of a page beside its bytes.
 struct Page {
-    /// Nothing if the page is given back.
-    bytes: Box<[u8]>,
+    /// 0 if the page is given back.
     slot_bytes: u16,
     /// The first free slot among those that were used before.
     free: u16,
@@ -168,13 +168,8 @@ struct Page {
 }
 
 impl Page {
-    fn vacant() -> Self {
-        Self::new(Box::default(), 0)
-    }
-
-    fn new(bytes: Box<[u8]>, slot_bytes: usize) -> Self {
+    fn new(slot_bytes: usize) -> Self {
         Self {
-            bytes,
             slot_bytes: slot_bytes as u16,
             free: NO_UNIT,
             fresh: 0,
@@ -189,28 +184,21 @@ impl Page {
 
     fn is_full(&self) -> bool {
         let end = usize::from(self.fresh) * UNIT_BYTES + usize::from(self.slot_bytes);
-        self.free == NO_UNIT && end > self.bytes.len()
+        self.free == NO_UNIT && end > PAGE_BYTES
     }
 
-    fn slot(&self, offset: usize) -> &[u8] {
-        self.bytes
-            .get(offset..offset + usize::from(self.slot_bytes))
-            .unwrap_or_default()
-    }
-
-    /// Takes a free slot: where it begins, in units.
-    fn take(&mut self) -> Option<u16> {
+    /// Takes a free slot of the page with these bytes: where it begins, in units.
+    fn take(&mut self, bytes: &[u8]) -> Option<u16> {
         let unit = if self.free == NO_UNIT {
-            let slot_units = self.slot_bytes / UNIT_BYTES as u16;
-            let end = usize::from(self.fresh + slot_units) * UNIT_BYTES;
-            if end > self.bytes.len() {
+            if self.is_full() {
                 return None;
             }
-            self.fresh += slot_units;
-            self.fresh - slot_units
+            let unit = self.fresh;
+            self.fresh += self.slot_bytes / UNIT_BYTES as u16;
+            unit
         } else {
             let unit = self.free;
-            let slot = self.slot(usize::from(unit) * UNIT_BYTES);
+            let slot = bytes.get(usize::from(unit) * UNIT_BYTES..)?;
             let [_, low, high, ..] = *slot else {
                 return None;
             };
@@ -222,12 +210,12 @@ impl Page {
     }
 
     /// Frees the slot that begins at `offset`; whether it held a record.
-    fn give_back(&mut self, offset: usize) -> bool {
+    fn give_back(&mut self, bytes: &mut [u8], offset: usize) -> bool {
         let slot_bytes = usize::from(self.slot_bytes).max(1);
         let is_slot =
             offset.is_multiple_of(slot_bytes) && offset < usize::from(self.fresh) * UNIT_BYTES;
         let next = self.free.to_le_bytes();
-        match self.bytes.get_mut(offset..offset + slot_bytes) {
+        match bytes.get_mut(offset..) {
             Some([first, low, high, ..]) if is_slot && *first != 0 => {
                 *first = 0;
                 [*low, *high] = next;
@@ -260,6 +248,8 @@ struct Emptied {
 /// The places of all records.
 #[derive(Default)]
 pub(super) struct Arena {
+    /// The bytes of each page, nothing if it is given back: all that reading needs.
+    bytes: Vec<Box<[u8]>>,
     pages: Vec<Page>,
     /// Numbers of pages that were given back.
     vacant: Vec<u32>,
@@ -287,7 +277,7 @@ impl Arena {
             let Some(page) = self.pages.get_mut(number) else {
                 return self.allocate_own(bytes);
             };
-            let taken = page.take();
+            let taken = page.take(self.bytes.get(number).map_or(&[], |bytes| bytes));
             if page.is_full() {
                 self.close(number);
             }
@@ -302,26 +292,46 @@ impl Arena {
         }
     }
 
+    /// What begins with the record at `handle`.
+    #[inline]
+    pub(super) fn read(&self, handle: Handle) -> &[u8] {
+        let found = match handle.place() {
+            Place::Slot { page, offset } => {
+                self.bytes.get(page).and_then(|bytes| bytes.get(offset..))
+            }
+            Place::Own(at) => self.own.get(at).map(|bytes| &bytes[..]),
+        };
+        found.unwrap_or_default()
+    }
+
     /// The record at `handle`, and what is left of its slot behind it.
     pub(super) fn get(&self, handle: Handle) -> &[u8] {
-        match handle.place() {
-            Place::Slot { page, offset } => {
-                self.pages.get(page).map_or(&[], |page| page.slot(offset))
-            }
-            Place::Own(at) => self.own.get(at).map_or(&[], |bytes| bytes),
-        }
+        let slot_bytes = self.slot_bytes(handle);
+        self.read(handle).get(..slot_bytes).unwrap_or_default()
     }
 
     /// The same, to be written.
     pub(super) fn get_mut(&mut self, handle: Handle) -> &mut [u8] {
-        let slot = match handle.place() {
-            Place::Slot { page, offset } => self.pages.get_mut(page).and_then(|page| {
-                let end = offset + usize::from(page.slot_bytes);
-                page.bytes.get_mut(offset..end)
-            }),
+        let slot_bytes = self.slot_bytes(handle);
+        let found = match handle.place() {
+            Place::Slot { page, offset } => self
+                .bytes
+                .get_mut(page)
+                .and_then(|bytes| bytes.get_mut(offset..offset + slot_bytes)),
             Place::Own(at) => self.own.get_mut(at).map(|bytes| &mut bytes[..]),
         };
-        slot.unwrap_or_default()
+        found.unwrap_or_default()
+    }
+
+    /// The size of the slot at `handle`.
+    fn slot_bytes(&self, handle: Handle) -> usize {
+        match handle.place() {
+            Place::Slot { page, .. } => self
+                .pages
+                .get(page)
+                .map_or(0, |page| usize::from(page.slot_bytes)),
+            Place::Own(at) => self.own.get(at).map_or(0, |bytes| bytes.len()),
+        }
     }
 
     /// Gives the place of a record back.
@@ -351,7 +361,8 @@ impl Arena {
             let page = self.pages.get(number)?;
             let slot_bytes = usize::from(page.slot_bytes).max(1);
             let end = usize::from(page.fresh) * UNIT_BYTES;
-            while offset < end && page.slot(offset).first() == Some(&0) {
+            let bytes = self.bytes.get(number)?;
+            while offset < end && bytes.get(offset) == Some(&0) {
                 offset += slot_bytes;
             }
             if offset < end {
@@ -369,6 +380,12 @@ impl Arena {
     /// Whether [`Arena::next_to_move`] may have something to offer.
     pub(super) fn may_be_sparse(&self) -> bool {
         self.sparse != 0 || self.emptied.is_some()
+    }
+
+    /// Pages that are in use, those kept for later not counted.
+    #[cfg(test)]
+    pub(super) fn pages_in_use(&self) -> usize {
+        self.pages.len() - self.vacant.len()
     }
 
     fn allocate_own(&mut self, bytes: usize) -> Handle {
@@ -395,7 +412,8 @@ impl Arena {
         let number = match self.vacant.pop() {
             Some(number) => number as usize,
             None if self.pages.len() < PAGES_MAX => {
-                self.pages.push(Page::vacant());
+                self.pages.push(Page::new(0));
+                self.bytes.push(Box::default());
                 self.pages.len() - 1
             }
             None => return None,
@@ -404,7 +422,8 @@ impl Arena {
             Some(bytes) => bytes,
             None => vec![0; PAGE_BYTES].into_boxed_slice(),
         };
-        *self.pages.get_mut(number)? = Page::new(bytes, class_bytes(class));
+        *self.bytes.get_mut(number)? = bytes;
+        *self.pages.get_mut(number)? = Page::new(class_bytes(class));
         self.classes.get_mut(class)?.pages += 1;
         self.open(number);
         Some(number)
@@ -449,7 +468,11 @@ impl Arena {
         let Some(page) = self.pages.get_mut(number) else {
             return;
         };
-        if !page.give_back(offset) {
+        let bytes = self
+            .bytes
+            .get_mut(number)
+            .map_or(&mut [][..], |bytes| bytes);
+        if !page.give_back(bytes, offset) {
             return;
         }
         let (used, class_number) = (page.used, page.class());
@@ -475,8 +498,10 @@ impl Arena {
         if let Some(class) = self.classes.get_mut(class) {
             class.pages -= 1;
         }
-        if let Some(page) = self.pages.get_mut(number) {
-            let bytes = std::mem::replace(page, Page::vacant()).bytes;
+        if let (Some(page), Some(bytes)) = (self.pages.get_mut(number), self.bytes.get_mut(number))
+        {
+            *page = Page::new(0);
+            let bytes = std::mem::take(bytes);
             if self.spare.len() < SPARE_PAGES_MAX {
                 self.spare.push(bytes);
             }

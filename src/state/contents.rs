@@ -310,3 +310,6 @@ fn due_at(slot: &Slot<'_>, retention_ms: u64) -> Option<u64> {
 fn hash(key: &str) -> u64 {
     xxh3_64(key.as_bytes())
 }
+
+#[cfg(test)]
+mod tests;

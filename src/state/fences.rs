@@ -7,15 +7,63 @@
 //! side by side, so it costs few cache misses. Only fences that are equal in these bytes are compared whole.
 
 use std::cmp::Ordering;
+use std::ops::Deref;
+
+/// What fences begin with is kept beside their heads up to this length.
+const SHORT_BYTES_MAX: usize = 22;
 
 /// The fences of one row.
 #[derive(Default)]
 pub(super) struct Fences {
     /// What all fences begin with.
-    shared: Box<[u8]>,
+    shared: Shared,
     /// The eight bytes behind it, filled up with zeros: as a number, the earlier byte counts more.
     heads: Vec<u64>,
     keys: Vec<Box<[u8]>>,
+}
+
+/// A beginning; a search compares it, so a short one lies where the search is already.
+enum Shared {
+    Short {
+        length: u8,
+        bytes: [u8; SHORT_BYTES_MAX],
+    },
+    Long(Box<[u8]>),
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self::Short {
+            length: 0,
+            bytes: [0; SHORT_BYTES_MAX],
+        }
+    }
+}
+
+impl From<&[u8]> for Shared {
+    fn from(beginning: &[u8]) -> Self {
+        let mut bytes = [0; SHORT_BYTES_MAX];
+        match bytes.get_mut(..beginning.len()) {
+            Some(place) => {
+                place.copy_from_slice(beginning);
+                let length = beginning.len() as u8;
+                Self::Short { length, bytes }
+            }
+            None => Self::Long(beginning.into()),
+        }
+    }
+}
+
+impl Deref for Shared {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Short { length, bytes } => bytes.get(..usize::from(*length)).unwrap_or_default(),
+            Self::Long(bytes) => bytes,
+        }
+    }
 }
 
 impl Fences {
@@ -49,7 +97,7 @@ impl Fences {
     pub(super) fn insert(&mut self, at: usize, fence: Box<[u8]>) {
         let at = at.min(self.keys.len());
         if self.keys.is_empty() {
-            self.shared = fence.clone();
+            self.shared = (&*fence).into();
         }
         let shared = shared_bytes(&self.shared, &fence);
         if shared < self.shared.len() {

@@ -2,15 +2,15 @@
 //!
 //! What always holds:
 //! - Slots ascend by their keys. A row of leaves, or of branches, is parted by [`Fences`].
-//! - No leaf is empty, unless it is the only one; none has more than 128 slots, no branch more than 256
+//! - No leaf is empty, unless it is the only one; none has more than 128 slots, no branch more than 64
 //!   leaves.
 //! - A key is there at most once: whoever inserts has looked.
 //!
 //! # Layout
 //!
-//! Branches hold leaves, leaves hold slots, and that is all: with a leaf two thirds full there are some
-//! 20 000 keys in a branch, and a few hundred branches for ten million keys. A search goes through two rows
-//! of fences, whose heads stay in the caches, and one leaf.
+//! Branches hold leaves, leaves hold slots, and that is all: with two thirds of each there are some 4 000
+//! keys in a branch, and 2 500 branches for ten million keys. A search goes through two rows of fences, the
+//! first of which stays in the caches, and one leaf.
 //!
 //! | bits of a slot | |
 //! | --- | --- |
@@ -34,7 +34,7 @@ const LEAF_SLOTS_MAX: usize = 128;
 /// A leaf grows by so many slots.
 const LEAF_GROWTH: usize = 8;
 /// Leaves of a branch.
-const LEAVES_MAX: usize = 256;
+const LEAVES_MAX: usize = 64;
 /// Of neighbours that have at most so many together, one is made.
 const SLOTS_TOGETHER_MAX: usize = LEAF_SLOTS_MAX / 2;
 const LEAVES_TOGETHER_MAX: usize = LEAVES_MAX / 2;

@@ -71,7 +71,7 @@ pub(super) struct Records {
 impl Keys for Records {
     #[inline]
     fn key(&self, handle: Handle) -> &[u8] {
-        Record::key_of(self.arena.get(handle))
+        Record::key_of(self.arena.read(handle))
     }
 }
 
@@ -85,7 +85,7 @@ impl Records {
     /// The same with its key.
     #[inline]
     pub(super) fn keyed(&self, handle: Handle) -> Option<(&str, Slot<'_>)> {
-        let record = Record::read(self.arena.get(handle))?;
+        let record = Record::read(self.arena.read(handle))?;
         let key = std::str::from_utf8(record.key).ok()?;
         let version = record.version;
         let slot = match record.kind {
@@ -199,6 +199,21 @@ impl Records {
         place.copy_from_slice(&self.buffer);
         self.arena.free(handle);
         moved
+    }
+
+    /// Pages that are in use.
+    #[cfg(test)]
+    pub(super) fn pages(&self) -> usize {
+        self.arena.pages_in_use()
+    }
+
+    /// Values and links that lie beside the records.
+    #[cfg(test)]
+    pub(super) fn beside(&self) -> (usize, usize) {
+        (
+            self.values.len() - self.vacant_values.len(),
+            self.links.len(),
+        )
     }
 
     /// Puts the value of `slot`, if it is a large one, into the table; where the record has it.

@@ -4,11 +4,6 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Pages that are there, those kept for later not counted.
-fn pages(arena: &Arena) -> usize {
-    arena.pages.len() - arena.vacant.len()
-}
-
 /// A record of this length, all of it one byte that is not 0.
 fn put(arena: &mut Arena, bytes: usize, fill: u8) -> Handle {
     let handle = arena.allocate(bytes);
@@ -47,21 +42,25 @@ fn pages_are_filled_and_given_back_when_nothing_is_in_them() {
         let handles: Vec<Handle> = (0..10 * per_page)
             .map(|_| put(&mut arena, bytes, 1))
             .collect();
-        assert_eq!(pages(&arena), 10, "{bytes}");
+        assert_eq!(arena.pages_in_use(), 10, "{bytes}");
         for handle in &handles[..9 * per_page] {
             arena.free(*handle);
         }
-        assert_eq!(pages(&arena), 1, "{bytes}");
+        assert_eq!(arena.pages_in_use(), 1, "{bytes}");
         assert_eq!(arena.spare.len(), SPARE_PAGES_MAX, "{bytes}");
         // The page that is left is full: what comes now goes into one that was there before.
         let again = put(&mut arena, bytes, 2);
-        assert_eq!((pages(&arena), arena.pages.len()), (2, 10), "{bytes}");
+        assert_eq!(
+            (arena.pages_in_use(), arena.pages.len()),
+            (2, 10),
+            "{bytes}"
+        );
         assert_eq!(arena.spare.len(), SPARE_PAGES_MAX - 1, "{bytes}");
         arena.free(again);
         for handle in &handles[9 * per_page..] {
             arena.free(*handle);
         }
-        assert_eq!(pages(&arena), 0, "{bytes}");
+        assert_eq!(arena.pages_in_use(), 0, "{bytes}");
     }
 }
 
@@ -91,7 +90,11 @@ fn long_records_have_allocations_of_their_own_and_their_places_serve_again() {
         }
     }
     assert_eq!(
-        (arena.own.len(), arena.own_vacant.len(), pages(&arena)),
+        (
+            arena.own.len(),
+            arena.own_vacant.len(),
+            arena.pages_in_use()
+        ),
         (3, 3, 0)
     );
 }
@@ -115,7 +118,7 @@ fn sparse_pages_are_emptied_until_a_quarter_is_free() {
             }
             stays
         });
-        assert_eq!(pages(&arena), 40);
+        assert_eq!(arena.pages_in_use(), 40);
         let mut moves = 0;
         while let Some(old) = arena.next_to_move() {
             let number = *records
@@ -136,9 +139,9 @@ fn sparse_pages_are_emptied_until_a_quarter_is_free() {
         let needed = records.len().div_ceil(per_page);
         let allowed = needed * 4 / 3 + SLACK_PAGES + 2;
         assert!(
-            (needed..=allowed).contains(&pages(&arena)),
+            (needed..=allowed).contains(&arena.pages_in_use()),
             "{bytes}: {}",
-            pages(&arena)
+            arena.pages_in_use()
         );
         assert!(moves <= all / 3, "{bytes}: no record more than once");
         assert!(!arena.may_be_sparse());
@@ -149,7 +152,7 @@ fn sparse_pages_are_emptied_until_a_quarter_is_free() {
 #[test]
 fn a_record_that_stays_keeps_nobody_waiting() {
     let mut arena = Arena::default();
-    let handles: Vec<Handle> = (0..20 * 195).map(|_| put(&mut arena, 84, 1)).collect();
+    let handles: Vec<Handle> = (0..10 * 390).map(|_| put(&mut arena, 84, 1)).collect();
     for handle in handles
         .iter()
         .enumerate()
@@ -163,12 +166,12 @@ fn a_record_that_stays_keeps_nobody_waiting() {
         let offered = arena.next_to_move().unwrap();
         assert_eq!(arena.get(offered)[0], 1);
     }
-    let before = pages(&arena);
-    for _ in 0..195 {
+    let before = arena.pages_in_use();
+    for _ in 0..390 {
         put(&mut arena, 84, 2);
     }
     assert_eq!(
-        pages(&arena),
+        arena.pages_in_use(),
         before,
         "free slots are used, those of pages that were offered too"
     );
@@ -262,7 +265,7 @@ proptest! {
         for (handle, ..) in model {
             arena.free(handle);
         }
-        prop_assert_eq!(pages(&arena), 0);
+        prop_assert_eq!(arena.pages_in_use(), 0);
         prop_assert!(arena.classes.iter().all(|class| class.open.is_empty() && class.pages == 0));
         prop_assert!(arena.spare.len() <= SPARE_PAGES_MAX);
     }

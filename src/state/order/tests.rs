@@ -180,7 +180,7 @@ fn keys_that_ascend_leave_full_leaves_and_full_branches() {
 
 #[test]
 fn keys_without_order_leave_leaves_that_are_more_than_half_full() {
-    let count = 40_000;
+    let count = 20_000;
     let mut pair = Pair::default();
     for number in 0..count {
         pair.put(&key(number * 27_644_437 % 1_000_003));
@@ -209,7 +209,7 @@ fn keys_without_order_leave_leaves_that_are_more_than_half_full() {
 
 #[test]
 fn leaves_and_branches_go_with_their_keys_whatever_their_order() {
-    let count = 60_000;
+    let count = 20_000;
     for (name, step) in [
         ("ascending", 1),
         ("descending", count - 1),
@@ -223,7 +223,7 @@ fn leaves_and_branches_go_with_their_keys_whatever_their_order() {
         for left in (0..count).rev() {
             number = (number + step) % count;
             pair.remove(&key(number));
-            if left % 6_000 == 0 || left < 3 {
+            if left % 2_000 == 0 || left < 3 {
                 pair.check();
                 let most = left / 8 + 2;
                 assert!(
