@@ -79,6 +79,7 @@ mod log {
     fn segment(count: u32) -> (Vec<u8>, u64) {
         let options = Options {
             segment_bytes: 1 << 20,
+            first_segment_bytes: 1 << 20,
             mode: Mode::Always,
             random: Arc::new(|| Ok([7; 16])),
         };

@@ -133,6 +133,7 @@ fn log_options(durability: Durability) -> ekokv_wal::Options {
     let counter = AtomicU64::new(0);
     ekokv_wal::Options {
         segment_bytes: 64 << 10,
+        first_segment_bytes: 64 << 10,
         mode: match durability {
             Durability::Always => ekokv_wal::Mode::Always,
             Durability::Interval(_) => ekokv_wal::Mode::Interval,

@@ -27,6 +27,7 @@ mod plan;
 pub mod proving;
 mod provisional;
 mod recovery;
+mod replay;
 mod seat;
 mod secrets;
 mod shared;

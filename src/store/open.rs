@@ -17,13 +17,13 @@ use super::data_dir;
 use super::frame::OpenFrame;
 use super::handle::{Store, Threads};
 use super::logged::Amounts;
-use super::options::{Failure, Opened, Options, fits_segment};
+use super::options::{Failure, Opened, Options, fits_segment, segment_bytes_needed};
 use super::owner::{Owner, Progress};
 use super::plan::Now;
 use super::provisional::Provisional;
 use super::recovery::{self, Loaded, LoadedStore};
-use super::secrets::{self, ADMIN_KEY, JWT_SECRET, hex, random};
 use super::seat::Seat;
+use super::secrets::{self, ADMIN_KEY, JWT_SECRET, hex, random};
 use super::shared::Shared;
 use super::spares;
 use super::store_clock::Time;
@@ -68,6 +68,7 @@ pub(super) fn open_on(options: Options, disk: Arc<dyn Disk>) -> Result<Opened, F
     let time = timekeeper.time().logged;
     let log_options = ekokv_wal::Options {
         segment_bytes,
+        first_segment_bytes: first_segment_bytes(&options, segment_bytes),
         mode: options.durability.mode(),
         random: Arc::new(random::<16>),
     };
@@ -247,7 +248,9 @@ fn start(
     let cannot = |error: io::Error| Failure::Storage(format!("cannot start a thread: {error}"));
     let threads = Threads {
         shared: Arc::clone(&shared),
-        owner: named("owner").spawn(move || for_owner.run()).map_err(cannot)?,
+        owner: named("owner")
+            .spawn(move || for_owner.run())
+            .map_err(cannot)?,
         committer: named("committer")
             .spawn(move || {
                 let result = committer.run();
@@ -444,6 +447,19 @@ fn segment_bytes(options: &Options) -> Result<u64, Failure> {
         )));
     }
     Ok(segment_bytes)
+}
+
+/// The length of a run's first segment: a start waits until it is filled, so it is no longer than the
+/// largest request, or the largest frame, asks for.
+fn first_segment_bytes(options: &Options, segment_bytes: u64) -> u64 {
+    let needed = segment_bytes_needed(
+        options.max_body_bytes,
+        options.max_batch_keys,
+        options.max_key_bytes,
+    );
+    let block = ekokv_wal::BLOCK_BYTES as u64;
+    let whole = needed.div_ceil(block).saturating_mul(block);
+    whole.max(2 * FRAME_BYTES_MAX).min(segment_bytes)
 }
 
 fn locked(dir: &Path, error: &io::Error) -> Failure {

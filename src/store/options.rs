@@ -44,18 +44,27 @@ pub fn fits_segment(
     max_batch_keys: u64,
     max_key_bytes: u64,
 ) -> Result<(), u64> {
+    let needed = segment_bytes_needed(max_body_bytes, max_batch_keys, max_key_bytes);
+    if needed > segment_bytes {
+        Err(needed)
+    } else {
+        Ok(())
+    }
+}
+
+/// The smallest segment, in bytes, that holds the largest request.
+pub(super) fn segment_bytes_needed(
+    max_body_bytes: u64,
+    max_batch_keys: u64,
+    max_key_bytes: u64,
+) -> u64 {
     // A body holds keys and values as JSON; in the log each of them has an overhead of its own.
     let largest = max_batch_keys
         .saturating_mul(CHANGE_OVERHEAD_BYTES)
         .saturating_add(max_body_bytes)
         .saturating_add(max_key_bytes)
         .saturating_add(CHANGE_OVERHEAD_BYTES);
-    let needed = ekokv_wal::segment_bytes_needed(largest);
-    if needed > segment_bytes {
-        Err(needed)
-    } else {
-        Ok(())
-    }
+    ekokv_wal::segment_bytes_needed(largest)
 }
 
 /// What the store needs to know to open a data dir.

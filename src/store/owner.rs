@@ -111,7 +111,9 @@ impl Owner {
 
     fn end_turn(&mut self) {
         self.progress.turns = self.progress.turns.wrapping_add(1);
-        self.shared.turns.store(self.progress.turns, Ordering::Relaxed);
+        self.shared
+            .turns
+            .store(self.progress.turns, Ordering::Relaxed);
         self.state.released(self.shared.frame.released());
         if self.applied != self.progress.settled && self.shared.mailbox.is_empty() {
             self.shared.frame.settle();
@@ -134,7 +136,9 @@ impl Owner {
         let written = match plan(&self.state, self.now, command) {
             Ok(Plan::Show { gate, answer }) => {
                 let (gate, applied) = (gate.min(self.applied), self.applied);
-                self.shared.frame.answer_after(gate, applied, caller, answer);
+                self.shared
+                    .frame
+                    .answer_after(gate, applied, caller, answer);
                 return;
             }
             Ok(Plan::Change(mutation, answer)) => {

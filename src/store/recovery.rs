@@ -16,13 +16,13 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use ekokv_wal::{CurrentState, Damage, Disk, Error, Found, Recovered, planted, sealed_chain};
+use ekokv_wal::{CurrentState, Damage, Disk, Error, Found, Recovered, sealed_chain};
 
 use super::compactor::{Generation, Generations};
 use super::open::OTHER_FILES;
+use super::replay::replay;
 use super::snapshot::{self, Bad, DIR, Scan, load, sequence_of_name};
-use crate::clock::{Clock, SystemClock};
-use crate::state::{Mutation, State};
+use crate::state::State;
 
 /// So often a start that takes long says how far it is.
 const PROGRESS: Duration = Duration::from_secs(1);
@@ -171,35 +171,6 @@ fn older(
     })
 }
 
-/// Reads the log behind `from` into `state`.
-fn replay(
-    disk: &dyn Disk,
-    from: Option<&ekokv_wal::Predecessor>,
-    state: &mut State,
-) -> Result<Found, Error> {
-    let progress = Progress::new("log");
-    ekokv_wal::read(disk, OTHER_FILES, from, &mut |path, offset, batch| {
-        for (sequence, record) in (batch.first_sequence..).zip(batch.records()) {
-            let mut mutation =
-                Mutation::decode(record?.bytes).map_err(|error| error.to_string())?;
-            if planted("relative-ttl")
-                && let Mutation::Put {
-                    deadline: Some(at), ..
-                } = &mut mutation
-            {
-                *at = at
-                    .saturating_sub(batch.time)
-                    .saturating_add(SystemClock.now_ms());
-            }
-            // What a clear frees is dropped here: nobody waits yet.
-            let _ = state.apply(sequence, &mutation);
-            state.released(sequence);
-        }
-        progress.show_place(path, offset);
-        Ok(())
-    })
-}
-
 /// An error of the log that a damaged snapshot made necessary to read names that one too.
 fn with_broken(error: Error, broken: &[Damage]) -> Error {
     match error {
@@ -214,13 +185,13 @@ fn with_broken(error: Error, broken: &[Damage]) -> Error {
 }
 
 /// Says now and then how far a long start is.
-struct Progress {
+pub(super) struct Progress {
     what: &'static str,
     said: Mutex<Instant>,
 }
 
 impl Progress {
-    fn new(what: &'static str) -> Self {
+    pub(super) fn new(what: &'static str) -> Self {
         Self {
             what,
             said: Mutex::new(Instant::now()),
@@ -246,7 +217,7 @@ impl Progress {
         }
     }
 
-    fn show_place(&self, file: &str, offset: u64) {
+    pub(super) fn show_place(&self, file: &str, offset: u64) {
         if self.is_due() {
             tracing::info!(reading = self.what, file, offset, "loading");
         }

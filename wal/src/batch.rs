@@ -226,6 +226,17 @@ pub struct Record<'a> {
     pub crc: u32,
 }
 
+impl<'a> Records<'a> {
+    /// The `count` records that `bytes` are, as [`push_record`] made them.
+    #[must_use]
+    pub fn new(bytes: &'a [u8], count: u32) -> Self {
+        Self {
+            rest: bytes,
+            left: count,
+        }
+    }
+}
+
 impl<'a> Iterator for Records<'a> {
     /// A record, or why the records do not parse.
     type Item = Result<Record<'a>, &'static str>;

@@ -37,6 +37,9 @@ pub type Random = Arc<dyn Fn() -> io::Result<[u8; 16]> + Send + Sync>;
 pub struct Options {
     /// Length of a segment in bytes, a multiple of 4096.
     pub segment_bytes: u64,
+    /// Length of the first segment of a run, at most that of the others, a multiple of 4096: it is filled
+    /// while a start waits. The largest batch fits into it.
+    pub first_segment_bytes: u64,
     /// Durability of this run, noted in each segment.
     pub mode: Mode,
     /// Where random bytes come from.
@@ -243,7 +246,8 @@ impl Log {
             .sum();
         // As long as what is repeated needs.
         let length = options
-            .segment_bytes
+            .first_segment_bytes
+            .min(options.segment_bytes)
             .max(FIRST_BATCH_AT + copies + 3 * SEAL_BYTES);
         let spare = spares.make_now(length)?;
 

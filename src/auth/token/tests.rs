@@ -107,7 +107,9 @@ fn an_issued_token_grants_its_keys_role_until_it_ends() {
 #[test]
 fn a_token_that_was_verified_before_ends_and_is_revoked_all_the_same() {
     let (tokens, mut keyring) = (tokens(), keyring());
-    let token = tokens.issue(&keyring.api_keys["root"], NOW * 1_000).unwrap();
+    let token = tokens
+        .issue(&keyring.api_keys["root"], NOW * 1_000)
+        .unwrap();
     let header = format!("Bearer {token}");
     let judge = |keyring: &Keyring, seconds| {
         let grant = tokens.authorize(Some(header.as_bytes()), keyring, seconds * 1_000);

@@ -54,6 +54,7 @@ impl Bench {
         let salt = std::sync::atomic::AtomicU64::new(1);
         let options = ekokv_wal::Options {
             segment_bytes: SEGMENT_BYTES,
+            first_segment_bytes: SEGMENT_BYTES,
             mode: Mode::Always,
             random: Arc::new(move || {
                 Ok(u128::from(salt.fetch_add(1, Ordering::Relaxed)).to_le_bytes())

@@ -31,6 +31,7 @@ impl Bench {
         let salt = std::sync::atomic::AtomicU64::new(1);
         let options = ekokv_wal::Options {
             segment_bytes,
+            first_segment_bytes: segment_bytes,
             mode: Mode::Always,
             random: Arc::new(move || {
                 Ok(u128::from(salt.fetch_add(1, Ordering::Relaxed)).to_le_bytes())
@@ -482,10 +483,7 @@ fn the_mailbox_is_bounded_and_closes_behind_what_it_holds() {
     mailbox.close();
     assert_eq!(send().0, Err(Error::Stopping));
     let mut taken = Taken::default();
-    assert!(
-        mailbox.take(&mut taken),
-        "what was accepted is handed out"
-    );
+    assert!(mailbox.take(&mut taken), "what was accepted is handed out");
     assert_eq!(taken.envelopes.len(), MAILBOX_COMMANDS_MAX);
     taken.envelopes.clear();
     assert!(!mailbox.take(&mut taken));

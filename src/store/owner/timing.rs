@@ -39,7 +39,10 @@ impl Owner {
     /// Whether the owner's thread, asleep, would look at deadlines too late; it is called once.
     pub(in crate::store) fn is_due_earlier(&mut self) -> bool {
         // Most turns change nothing here, and this is on the path of all.
-        let is_due = self.state.next_due().is_some_and(|due| due < self.progress.looks_at);
+        let is_due = self
+            .state
+            .next_due()
+            .is_some_and(|due| due < self.progress.looks_at);
         if !is_due && !self.progress.refused && !self.provisional.is_settled() {
             return false;
         }

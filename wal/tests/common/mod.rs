@@ -37,6 +37,7 @@ pub fn options(segment_bytes: u64, mode: Mode) -> Options {
     let counter = AtomicU64::new(1);
     Options {
         segment_bytes,
+        first_segment_bytes: segment_bytes,
         mode,
         random: Arc::new(move || {
             let mut draw = Draw(counter.fetch_add(1, Ordering::SeqCst));

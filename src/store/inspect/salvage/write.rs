@@ -84,6 +84,7 @@ fn write_all(
 
     let options = ekokv_wal::Options {
         segment_bytes: SEGMENT_BYTES,
+        first_segment_bytes: SEGMENT_BYTES,
         mode: Mode::Always,
         random: Arc::new(random::<16>),
     };
