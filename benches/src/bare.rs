@@ -8,6 +8,10 @@ use clap::Parser;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
+/// As the program's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A server that answers everything with one value, for comparison
 #[derive(Debug, Parser)]
 struct Arguments {
