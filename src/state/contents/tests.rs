@@ -66,7 +66,7 @@ fn all(contents: &Contents) -> Vec<(&str, Slot<'_>)> {
 #[test]
 fn records_that_were_moved_are_found_by_key_by_time_and_by_release() {
     const KEYS: u64 = 30_000;
-    let stays = |number: &u64| number % 5 == 0;
+    let stays = |number: &u64| number.is_multiple_of(5);
     let mut contents = Contents::new(RETENTION_MS);
     fill(&mut contents, 1..=KEYS);
     let full = contents.records.pages();
