@@ -353,7 +353,8 @@ impl Arena {
     /// not sparse. Whoever asks allocates, copies and frees; a record that stays is not offered again
     /// soon.
     pub(super) fn next_to_move(&mut self) -> Option<Handle> {
-        loop {
+        // What is left of one page, else of the next.
+        for _ in 0..2 {
             let (number, mut offset) = match &self.emptied {
                 Some(emptied) => (emptied.page, emptied.offset),
                 None => (self.begin_emptying()?, 0),
@@ -375,6 +376,7 @@ impl Arena {
             self.emptied = None;
             self.open(number);
         }
+        None
     }
 
     /// Whether [`Arena::next_to_move`] may have something to offer.

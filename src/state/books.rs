@@ -22,8 +22,8 @@ const ALLOCATION_BYTES: usize = 16;
 /// block with address, capacity and count.
 const SHARED_VALUE_BYTES: usize = 2 * 32 + 3 * size_of::<usize>() + 2 * ALLOCATION_BYTES;
 
-/// A slot of the order. Its leaf grows by eight slots and has a header, a fence, and a neighbour's room.
-const ORDER_BYTES: usize = size_of::<u64>() + 2;
+/// A slot of the order. Its leaf grows by eight slots, and has a header and a fence.
+const ORDER_BYTES: usize = size_of::<u64>() + 3;
 
 /// Nodes of a B-tree are between half full and full, two thirds on average.
 const DUE_BYTES: usize = tree_bytes(size_of::<((u64, u64), Handle)>());

@@ -2,6 +2,10 @@
 //!
 //! No I/O, no clock, no async: time and sequence numbers are arguments. The live path and the
 //! replay of the log call the same [`State::apply`], so what a restart rebuilds is what was served.
+//!
+//! From the outside in: `map` is the state, `contents` its keys with the `books` about them, `order` the
+//! order of the keys with the `fences` between its leaves, `records` what is stored, a `record` each, in the
+//! pages of an `arena`.
 
 mod arena;
 mod books;

@@ -73,8 +73,14 @@ fn records_that_were_moved_are_found_by_key_by_time_and_by_release() {
     for number in (1..=KEYS).filter(|number| !stays(number)) {
         contents.bury(&key(number), 3 * KEYS + number);
     }
-    // All but the last thousand, which stay unreleased while others are moved, and are moved too.
-    let unreleased = 4 * KEYS - 1_000;
+    // Of the second half one in seven stays unreleased and is moved like others; what is set again and
+    // deleted again leaves the pages of tombstones sparse.
+    let unreleased = 3 * KEYS + KEYS / 2;
+    let again = |number: &u64| !stays(number) && *number > KEYS / 2 && !number.is_multiple_of(7);
+    for number in (1..=KEYS).filter(again) {
+        contents.put(&key(number), live(b"1", 4 * KEYS + number, None, &NO_LINKS));
+        assert!(contents.take(&key(number)).is_some());
+    }
     contents.release(unreleased);
     let mut turns = 0;
     while contents.is_sparse() {
@@ -84,6 +90,12 @@ fn records_that_were_moved_are_found_by_key_by_time_and_by_release() {
     assert!(turns > 10, "so many at once: {turns} turns");
     let left = contents.records.pages();
     assert!(left < full / 2, "{left} pages of {full}");
+    for number in (1..=KEYS).filter(|number| !stays(number)) {
+        let is_there = number > KEYS / 2 && number % 7 == 0;
+        let slot = contents.slot(&key(number));
+        let version = 3 * KEYS + number;
+        assert_eq!(slot, is_there.then_some(Slot::Tombstone { version }));
+    }
     contents.release(4 * KEYS);
     assert!(contents.tombstones.is_empty());
 
@@ -106,6 +118,22 @@ fn records_that_were_moved_are_found_by_key_by_time_and_by_release() {
     assert_eq!(contents.records.pages(), 0, "nothing is left anywhere");
     assert_eq!(contents.records.beside(), (0, 0));
     assert_eq!(contents.books().memory_bytes, 0);
+}
+
+#[test]
+fn a_record_lies_in_a_slot_of_its_size_whatever_was_there_before() {
+    let mut contents = Contents::new(RETENTION_MS);
+    let (long, short) = ([b'1'; 1_000], [b'1'; 10]);
+    let mut pages = Vec::new();
+    for value in [&long[..], &short, &long, &short] {
+        for number in 0..1_000 {
+            let version = 1_000 * pages.len() as u64 + number;
+            contents.put(&key(number), live(value, version, None, &NO_LINKS));
+        }
+        pages.push(contents.records.pages());
+    }
+    assert!(pages[1] * 10 < pages[0], "{pages:?}");
+    assert_eq!(pages[..2], pages[2..]);
 }
 
 #[test]

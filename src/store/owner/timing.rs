@@ -25,6 +25,8 @@ const MOVED_BYTES_MAX: usize = 256 << 10;
 /// The owner looks at the clock at least so often, also if nobody asks for anything: it may be set, and
 /// how long a leap has held counts from when it is seen.
 const CLOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// And so often while records are being moved together, a few each time.
+const TIDY_PATIENCE: Duration = Duration::from_millis(1);
 /// When the log takes no purge it is tried again after so long.
 const PURGE_RETRY: Duration = Duration::from_millis(20);
 
@@ -66,8 +68,13 @@ impl Owner {
                 Duration::ZERO
             };
         }
-        due.map_or(CLOCK_PATIENCE, |due| {
-            Duration::from_millis(due.saturating_sub(now)).min(CLOCK_PATIENCE)
+        let longest = if self.state.is_sparse() {
+            TIDY_PATIENCE
+        } else {
+            CLOCK_PATIENCE
+        };
+        due.map_or(longest, |due| {
+            Duration::from_millis(due.saturating_sub(now)).min(longest)
         })
     }
 
