@@ -37,10 +37,10 @@ fn value(number: u64) -> Bytes {
     Bytes::from(format!("\"{number:058}\""))
 }
 
-fn put(key: &str, value: Bytes) -> Mutation<'_> {
+fn put<'a>(key: &'a str, value: &'a Bytes) -> Mutation<'a> {
     Mutation::Put {
         key,
-        value,
+        value: value.into(),
         form: Form::Bare,
         deadline: None,
     }
@@ -58,7 +58,7 @@ fn jumping() -> impl FnMut() -> u64 {
 fn filled() -> State {
     let mut state = State::new(600_000);
     for number in 0..KEYS {
-        let _ = state.apply(number + 1, &put(&key(number), value(number)));
+        let _ = state.apply(number + 1, &put(&key(number), &value(number)));
     }
     state
 }
@@ -70,7 +70,7 @@ mod log {
         let mut records = Vec::new();
         for number in 0..u64::from(count) {
             let key = key(number);
-            ekokv_wal::push_record(&mut records, |out| put(&key, value(number)).encode(out));
+            ekokv_wal::push_record(&mut records, |out| put(&key, &value(number)).encode(out));
         }
         records
     }
@@ -155,7 +155,7 @@ mod apply {
                 number.set(number.get() + 1);
                 (number.get(), key(number.get()), value(number.get()))
             })
-            .bench_local_values(|(sequence, key, value)| state.apply(sequence, &put(&key, value)));
+            .bench_local_values(|(sequence, key, value)| state.apply(sequence, &put(&key, &value)));
     }
 
     #[divan::bench(sample_size = SAMPLE)]
@@ -170,7 +170,7 @@ mod apply {
             })
             .bench_local_values(|(key, value)| {
                 sequence += 1;
-                state.apply(sequence, &put(&key, value))
+                state.apply(sequence, &put(&key, &value))
             });
     }
 }
