@@ -163,7 +163,8 @@ fn row_37_a_full_disk_has_room_for_a_compaction_of_the_smallest_values() {
         }
     }
     println!("row 37: {serial} batches of 10 keys of one byte fill 2 MiB");
-    assert!(serial > 1_000, "{serial}");
+    // How many share a block of 4 KiB is a matter of scheduling; alone in theirs, some 400 would fit.
+    assert!(serial > 200, "{serial}");
     while call(store, set("last", 1)).is_err() {
         call(store, Command::Clear).unwrap();
         compact().unwrap();

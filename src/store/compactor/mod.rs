@@ -38,7 +38,7 @@ use super::shared::{AbortOnPanic, Shared};
 use super::snapshot::is_passing;
 use build::{Order, Trouble, build};
 use desk::Word;
-use pace::Pace;
+use pace::{Pace, give_way};
 use policy::Facts;
 use scrub::Scrubber;
 
@@ -88,6 +88,7 @@ impl Compactor {
     /// Runs until the desk is closed.
     pub(super) fn run(mut self) {
         let _abort = AbortOnPanic;
+        give_way();
         let mut scrubber = Scrubber::new(self.scrub);
         loop {
             match self.shared.desk.wait(LOOK) {
