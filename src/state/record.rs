@@ -111,11 +111,18 @@ impl<'a> Record<'a> {
 
     /// Length in bytes of what [`Record::write`] writes.
     pub(super) fn len(&self) -> usize {
-        let value_bytes = match self.value {
-            Stored::Here(value) => value.len(),
-            Stored::Elsewhere(_) => 0,
+        let (value_number, value_bytes) = match self.value {
+            Stored::Here(value) => (value.len() as u64, value.len()),
+            Stored::Elsewhere(at) => (at, 0),
         };
-        self.head().1 + self.key.len() + value_bytes
+        let mut bytes = 1 + number_bytes(self.version) + number_bytes(self.key.len() as u64);
+        if let Some(deadline) = self.deadline {
+            bytes += number_bytes(deadline);
+        }
+        if self.kind == Kind::Live {
+            bytes += number_bytes(value_number);
+        }
+        bytes + self.key.len() + value_bytes
     }
 
     /// Writes the record to the beginning of `out`; nothing if it is too short.
@@ -178,6 +185,11 @@ impl<'a> Record<'a> {
     }
 }
 
+const fn number_bytes(number: u64) -> usize {
+    // Zero takes a byte too.
+    (u64::BITS - (number | 1).leading_zeros()).div_ceil(7) as usize
+}
+
 fn push_number(mut number: u64, push: &mut impl FnMut(u8)) {
     while number >= 0x80 {
         push(number as u8 | 0x80);
@@ -209,14 +221,9 @@ pub(super) fn usual_bytes(
 ) -> usize {
     const VERSION_BYTES: usize = 5;
     const DEADLINE_BYTES: usize = 6;
-    let number_bytes = |number: usize| match number {
-        0..0x80 => 1,
-        0x80..0x4000 => 2,
-        _ => 3,
-    };
+    let length_bytes = |length: usize| number_bytes(length as u64) + length;
     let deadline = if has_deadline { DEADLINE_BYTES } else { 0 };
-    let value = value_bytes.map_or(0, |bytes| number_bytes(bytes) + bytes);
-    1 + VERSION_BYTES + deadline + number_bytes(key_bytes) + key_bytes + value
+    1 + VERSION_BYTES + deadline + length_bytes(key_bytes) + value_bytes.map_or(0, length_bytes)
 }
 
 #[cfg(test)]

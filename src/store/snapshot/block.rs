@@ -282,7 +282,9 @@ impl<'a> Entries<'a> {
             links.push(link);
             self.link_crcs.push(crc);
         }
-        self.links = links.into_iter().collect();
+        if !links.is_empty() || !self.links.as_slice().is_empty() {
+            self.links = links.into_iter().collect();
+        }
         let form = if flags & FLAG_ENVELOPE == 0 {
             Form::Bare
         } else {
