@@ -11,6 +11,10 @@ fn put(arena: &mut Arena, bytes: usize, fill: u8) -> Handle {
     handle
 }
 
+fn page_of(handle: Handle) -> u64 {
+    handle.bits() >> UNIT_BITS
+}
+
 #[test]
 fn a_slot_is_as_long_as_its_record_and_hardly_longer() {
     for bytes in 0..=SLOT_BYTES_MAX + 100 {
@@ -75,6 +79,32 @@ fn one_record_that_comes_and_goes_makes_one_page() {
 }
 
 #[test]
+fn a_handle_that_names_no_record_frees_none() {
+    let mut arena = Arena::default();
+    // A page that is used again still has the bytes of the records before.
+    let handles: Vec<Handle> = (0..1_500).map(|_| put(&mut arena, 20, 1)).collect();
+    for handle in &handles {
+        arena.free(*handle);
+    }
+    let there = put(&mut arena, 84, 2);
+    let (page, own) = (page_of(there), Handle::own(0));
+    for unit in 0..(PAGE_BYTES / UNIT_BYTES) as u16 {
+        let handle = Handle::slot(page as usize, unit);
+        if handle != there {
+            arena.free(handle);
+        }
+    }
+    for handle in [own, Handle::slot(1, 0), Handle::from_bits(u64::MAX)] {
+        assert_eq!(arena.get(handle), b"");
+        arena.free(handle);
+    }
+    assert_eq!(arena.get(there), [2; 84]);
+    let others: Vec<Handle> = (1..390).map(|_| put(&mut arena, 84, 3)).collect();
+    assert!(!others.contains(&there) && arena.pages_in_use() == 1);
+    assert_eq!(arena.get(there), [2; 84]);
+}
+
+#[test]
 fn long_records_have_allocations_of_their_own_and_their_places_serve_again() {
     let mut arena = Arena::default();
     for round in 1..4 {
@@ -104,7 +134,7 @@ fn sparse_pages_are_emptied_until_a_quarter_is_free() {
     for bytes in [20, 84, 1000] {
         let mut arena = Arena::default();
         let per_page = PAGE_BYTES / slot_bytes(bytes);
-        let all = 40 * per_page;
+        let all = 30 * per_page;
         let mut records: BTreeMap<usize, Handle> = (0..all)
             .map(|n| (n, put(&mut arena, bytes, n as u8)))
             .collect();
@@ -112,13 +142,14 @@ fn sparse_pages_are_emptied_until_a_quarter_is_free() {
         assert_eq!(arena.next_to_move(), None);
         // All but one of three go, spread over all pages.
         records.retain(|n, handle| {
-            let stays = n % 3 == 0;
+            // The page that would be written to next is the emptiest.
+            let stays = n % 3 == 0 && (*n < all - per_page || n % 10 == 0);
             if !stays {
                 arena.free(*handle);
             }
             stays
         });
-        assert_eq!(arena.pages_in_use(), 40);
+        assert_eq!(arena.pages_in_use(), 30);
         let mut moves = 0;
         while let Some(old) = arena.next_to_move() {
             let number = *records
@@ -128,10 +159,12 @@ fn sparse_pages_are_emptied_until_a_quarter_is_free() {
                 .0;
             let content = arena.get(old).to_vec();
             let new = arena.allocate(content.len());
+            assert_ne!(page_of(new), page_of(old));
             arena.get_mut(new).copy_from_slice(&content);
             arena.free(old);
             records.insert(number, new);
             moves += 1;
+            assert!(moves <= all / 3, "{bytes}: no record more than once");
         }
         for (number, handle) in &records {
             assert_eq!(arena.get(*handle)[0], (*number as u8).max(1));
@@ -143,7 +176,6 @@ fn sparse_pages_are_emptied_until_a_quarter_is_free() {
             "{bytes}: {}",
             arena.pages_in_use()
         );
-        assert!(moves <= all / 3, "{bytes}: no record more than once");
         assert!(!arena.may_be_sparse());
         assert_eq!(arena.next_to_move(), None);
     }
@@ -190,11 +222,11 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let bytes = prop_oneof![8 => 1..100_usize, 4 => 1..1100_usize, 1 => 1900..3000_usize];
+    let bytes = prop_oneof![8 => 990..1000_usize, 4 => 1..1100_usize, 1 => 1900..3000_usize];
     prop_oneof![
         60 => bytes.prop_map(Step::Allocate),
         20 => any::<usize>().prop_map(Step::Free),
-        1 => Just(Step::FreeMost),
+        2 => Just(Step::FreeMost),
         10 => (1..50_usize).prop_map(Step::Move),
         5 => any::<u64>().prop_map(Step::Any),
     ]
@@ -237,6 +269,7 @@ proptest! {
                         prop_assert!(found.is_some(), "what is offered is there");
                         let found = found.unwrap();
                         found.0 = put(&mut arena, found.1, found.2);
+                        prop_assert_ne!(page_of(found.0), page_of(old));
                         arena.free(old);
                     }
                 }
