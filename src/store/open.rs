@@ -32,6 +32,9 @@ use crate::state::{Keyring, Mutation, Role, State};
 
 /// A frame of several requests holds at most this many bytes of records, or a quarter of a segment.
 const FRAME_BYTES_MAX: u64 = 8 << 20;
+/// The first segment of a run, if it is shorter than others, lasts at a bulk load's pace until the next one
+/// is ready.
+const FIRST_SEGMENT_BYTES_MIN: u64 = 32 << 20;
 /// Ids of admin keys that a first start or `EKOKV_ADMIN_KEY` made begin so; a new one voids them.
 const BOOTSTRAP_PREFIX: &str = "bootstrap-";
 
@@ -459,7 +462,7 @@ fn first_segment_bytes(options: &Options, segment_bytes: u64) -> u64 {
     );
     let block = ekokv_wal::BLOCK_BYTES as u64;
     let whole = needed.div_ceil(block).saturating_mul(block);
-    whole.max(2 * FRAME_BYTES_MAX).min(segment_bytes)
+    whole.max(FIRST_SEGMENT_BYTES_MIN).min(segment_bytes)
 }
 
 fn locked(dir: &Path, error: &io::Error) -> Failure {
