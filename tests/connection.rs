@@ -37,7 +37,12 @@ fn idle_connections_never_take_the_descriptors_that_the_log_needs() {
     let mut set = |index: usize| {
         let target = format!("/api/kv/set/k{index}");
         let headers = [("Authorization", bearer.as_str())];
-        let answer = client.request("POST", &target, &headers, value.as_bytes());
+        let mut answer = client.request("POST", &target, &headers, value.as_bytes());
+        // The next segment may not be ready yet: the writer comes back, as clients do.
+        while answer.status == 429 {
+            std::thread::yield_now();
+            answer = client.request("POST", &target, &headers, value.as_bytes());
+        }
         assert_eq!(answer.status, 200, "{}", answer.text());
     };
     set(0);
