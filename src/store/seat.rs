@@ -104,7 +104,7 @@ impl Seat {
     }
 
     /// The seat, if it is free.
-    fn take(&self) -> Option<MutexGuard<'_, Owner>> {
+    pub(super) fn take(&self) -> Option<MutexGuard<'_, Owner>> {
         match self.owner.try_lock() {
             Ok(owner) => Some(owner),
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),

@@ -14,6 +14,7 @@ use crate::state::find::{Cursor, Filter, Query};
 use crate::store::command::{Command, Condition, Put, Reply, Tags, Ttl};
 use crate::store::frame::{OpenFrame, Work};
 use crate::store::mailbox::{MAILBOX_COMMANDS_MAX, Mailbox, Taken};
+use crate::store::seat::{Outcome, Seat};
 
 const NOW_MS: u64 = 1_000_000;
 
@@ -487,4 +488,36 @@ fn the_mailbox_is_bounded_and_closes_behind_what_it_holds() {
     assert_eq!(taken.envelopes.len(), MAILBOX_COMMANDS_MAX);
     taken.envelopes.clear();
     assert!(!mailbox.take(&mut taken));
+}
+
+#[test]
+fn a_command_that_finds_the_seat_taken_is_carried_out_by_whoever_comes_next() {
+    // Nobody plays the owner's thread here.
+    let seat = Seat::new(Bench::new(1 << 20, 1 << 20).owner);
+    let taken = seat.take().unwrap();
+    let Outcome::Later(mut left) = seat.call(get("a")) else {
+        panic!("the seat is taken");
+    };
+    assert!(waits(&mut left));
+    drop(taken);
+    let Outcome::Now(Ok(reply)) = seat.call(get("b")) else {
+        panic!("the seat is free, and nothing is unreleased");
+    };
+    assert_eq!(reply.answer, Answer::Missing);
+    assert_eq!(answer(&mut left).answer, Answer::Missing);
+    seat.take().unwrap().end();
+    let ended = seat.call(get("a"));
+    assert!(matches!(ended, Outcome::Now(Err(Error::Stopping))));
+}
+
+#[test]
+fn the_owners_thread_is_called_once_for_a_deadline_before_it_would_look() {
+    let mut bench = Bench::new(1 << 20, 1 << 20);
+    let _ = bench.owner.patience();
+    assert!(!bench.owner.is_due_earlier());
+    let soon = Ttl::After(Duration::from_millis(100));
+    drop(bench.send(set_until("a", Bytes::from_static(b"1"), soon)));
+    assert!(bench.owner.is_due_earlier());
+    assert!(!bench.owner.is_due_earlier(), "it was called");
+    assert_eq!(bench.owner.patience(), Duration::from_millis(100));
 }
