@@ -26,8 +26,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// So often the allocator is given the occasion to return memory.
 const RETURN_ROUND: Duration = Duration::from_secs(1);
-/// Freeing a block of this size makes it look for memory that nobody has used for a while.
-const RETURN_BLOCK_BYTES: usize = 256 << 10;
+/// Freeing a block of this size makes it look for memory that nobody has used for a while. One of up to
+/// 512 KiB might be kept for the next of its size, and nothing would come of it.
+const RETURN_BLOCK_BYTES: usize = 1 << 20;
 
 /// SIGXFSZ on Linux: a write beyond the limit on file sizes.
 const SIGNAL_FILE_TOO_LARGE: i32 = 25;

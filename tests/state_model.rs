@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use ekokv::state::{
-    ApiKey, Due, Entry, EntryRef, Form, KeyDigest, Keyring, Link, Links, Lookup, Mutation, Role,
-    Shown, State,
+    ApiKey, Changes, Due, Entry, EntryRef, Form, KeyDigest, Keyring, Link, Links, Lookup, Mutation,
+    Role, Shown, State,
 };
 use proptest::prelude::*;
 
@@ -386,14 +386,29 @@ impl Pair {
 
     fn replay(&mut self) {
         let digest = self.state.digest();
-        self.state = State::new(self.model.retention);
-        for (sequence, bytes) in (1..).zip(&self.log) {
+        let log = || (1..).zip(self.log.iter().map(Vec::as_slice));
+        let mut state = State::new(self.model.retention);
+        for (sequence, bytes) in log() {
             let decoded = Mutation::decode(bytes);
-            let applied = decoded.map(|mutation| self.state.apply(sequence, &mutation));
+            let applied = decoded.map(|mutation| state.apply(sequence, &mutation));
             assert!(applied.is_ok(), "{}: {applied:?}", bytes.escape_ascii());
         }
-        self.state.released(self.released);
-        assert_eq!(self.state.digest(), digest, "replayed");
+        assert_eq!(state.digest(), digest, "replayed");
+        // As a start does it: in stretches that are sorted by their keys. It goes on with the last one.
+        for stretch_len in [usize::MAX, 7] {
+            self.state = State::new(self.model.retention);
+            let mut left = log().peekable();
+            while left.peek().is_some() {
+                let changes = Changes::sorted(left.by_ref().take(stretch_len)).unwrap();
+                changes.apply(&mut self.state).unwrap();
+            }
+            assert_eq!(
+                self.state.digest(),
+                digest,
+                "replayed, {stretch_len} together"
+            );
+        }
+        self.release(self.last());
     }
 
     fn step(&mut self, step: Step) {

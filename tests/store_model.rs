@@ -17,7 +17,7 @@ use ekokv::state::find::{Cursor, Filter, Hit, Query};
 use ekokv::state::{Form, Link};
 use ekokv::store::{
     Answer, Command, Condition, Durability, Error, Found, Opened, Options, Put, Reply, Schedule,
-    Scrub, Store, Tags, Threads, Ttl,
+    Scrub, Store, Stretch, Tags, Threads, Ttl,
 };
 use ekokv_wal::{Disk, SimDisk};
 use proptest::prelude::*;
@@ -730,9 +730,10 @@ impl Test {
         let query = Arc::new(Query::new(filter.clone()).unwrap());
         let mut cursor = Cursor::default();
         let mut found = Vec::new();
+        let mut stretch = Stretch::default();
         loop {
             let store = &self.subject.running.as_ref().unwrap().0;
-            let slice = store.find(Arc::clone(&query), cursor);
+            let slice = store.find(Arc::clone(&query), cursor, &mut stretch);
             let answer = self.subject.runtime.block_on(slice).unwrap().answer;
             let Answer::Slice(slice) = answer else {
                 panic!("a find is answered by a slice");

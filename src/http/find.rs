@@ -14,7 +14,7 @@ use super::found_text::{append, length};
 use super::refusal::Refusal;
 use super::slices::Slices;
 use crate::state::find::Cursor;
-use crate::store::{Answer, Reply};
+use crate::store::{Answer, Reply, Stretch};
 
 /// Finds keys.
 pub(super) async fn find<S, B>(
@@ -32,7 +32,11 @@ where
     };
     let Reply { sequence, answer } = ready
         .store
-        .find(Arc::clone(&query), Cursor::default())
+        .find(
+            Arc::clone(&query),
+            Cursor::default(),
+            &mut Stretch::default(),
+        )
         .await?;
     let Answer::Slice(slice) = answer else {
         return Err(Refusal::Internal);

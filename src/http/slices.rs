@@ -21,7 +21,7 @@ use super::budget::{Budget, Reservation};
 use super::found_text::{append, length};
 use super::refusal::Refusal;
 use crate::state::find::{Cursor, Query, Record, Slice};
-use crate::store::{self, Answer, Store};
+use crate::store::{self, Answer, Store, Stretch};
 
 /// The text of a piece is at most so long, or one record.
 const PIECE_BYTES_MAX: usize = 64 * 1024;
@@ -75,6 +75,7 @@ impl Slices {
             records: first.records.into_iter(),
             next: first.next,
             lead: b'[',
+            stretch: Stretch::default(),
         });
         let (count, length) = walk.measure();
         if count == 0 && walk.next.is_some() {
@@ -125,6 +126,7 @@ struct Walk {
     next: Option<Cursor>,
     /// What stands before the next record.
     lead: u8,
+    stretch: Stretch,
 }
 
 impl Walk {
@@ -189,12 +191,12 @@ impl Walk {
         Ok(self.piece(count, length, reservation))
     }
 
-    async fn slice(&self, cursor: Cursor) -> Result<Slice, Cut> {
+    async fn slice(&mut self, cursor: Cursor) -> Result<Slice, Cut> {
         let mut tries = 0;
         loop {
             match self
                 .store
-                .find(Arc::clone(&self.query), cursor.clone())
+                .find(Arc::clone(&self.query), cursor.clone(), &mut self.stretch)
                 .await
             {
                 Ok(reply) => match reply.answer {
@@ -298,7 +300,9 @@ mod tests {
         async fn find(&self, budget: &Arc<Budget>) -> Slices {
             let query = Arc::new(Query::new(Filter::default()).unwrap());
             let cursor = Cursor::default();
-            let first = self.store.find(Arc::clone(&query), cursor).await;
+            let mut stretch = Stretch::default();
+            let first = self.store.find(Arc::clone(&query), cursor, &mut stretch);
+            let first = first.await;
             let Answer::Slice(first) = first.unwrap().answer else {
                 panic!("no slice");
             };

@@ -93,16 +93,18 @@ impl Contents {
     /// takes over its links; it brings none.
     pub(super) fn put(&mut self, key: &str, slot: Slot<'_>) {
         let hash = hash(key);
-        match self.order.find(key.as_bytes(), hash, &self.records) {
-            Some((place, old)) => {
+        let key_bytes = key.as_bytes();
+        match self.order.find_or_place(key_bytes, hash, &self.records) {
+            Ok((place, old)) => {
                 self.leave(old);
                 let new = self.records.replace(old, key, slot);
                 self.moved(place, old, new);
                 self.arrive(new);
             }
-            None => {
+            Err(place) => {
                 let new = self.records.add(key, slot, Links::default());
-                self.order.insert(key.as_bytes(), hash, new, &self.records);
+                self.order
+                    .insert(place, key_bytes, hash, new, &self.records);
                 self.arrive(new);
             }
         }
@@ -114,9 +116,16 @@ impl Contents {
             Kept::Live(entry) => std::mem::take(&mut entry.links),
             Kept::Remembered { .. } => Links::default(),
         };
+        let hash = hash(key);
+        let found = self
+            .order
+            .find_or_place(key.as_bytes(), hash, &self.records);
+        let Err(place) = found else {
+            return;
+        };
         let handle = self.records.add(key, kept.by_ref().into(), links);
         self.order
-            .insert(key.as_bytes(), hash(key), handle, &self.records);
+            .insert(place, key.as_bytes(), hash, handle, &self.records);
         self.arrive(handle);
     }
 

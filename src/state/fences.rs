@@ -161,12 +161,15 @@ pub(super) fn fence_between(before: &[u8], behind: &[u8]) -> Box<[u8]> {
     behind.get(..=shared).unwrap_or(behind).into()
 }
 
-fn shared_bytes(a: &[u8], b: &[u8]) -> usize {
+/// How many bytes both begin with.
+pub(super) fn shared_bytes(a: &[u8], b: &[u8]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
+/// The eight bytes of `key` behind the first `shared`, filled up with zeros: as a number, the earlier byte
+/// counts more.
 #[inline]
-fn head(key: &[u8], shared: usize) -> u64 {
+pub(super) fn head(key: &[u8], shared: usize) -> u64 {
     let rest = key.get(shared..).unwrap_or_default();
     if let Some(head) = rest.first_chunk() {
         return u64::from_be_bytes(*head);

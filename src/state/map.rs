@@ -110,7 +110,7 @@ impl State {
     /// in replay. What it says about a key that is not there, or not in the state it speaks of (an
     /// expire of a key without a deadline, a forget of a live one), changes nothing.
     ///
-    /// Sequences ascend from call to call.
+    /// Sequences ascend from call to call, but for those of [`super::Changes`], where they do for each key.
     pub fn apply(&mut self, sequence: u64, mutation: &Mutation<'_>) -> Applied {
         let mut applied = Applied::default();
         match mutation {

@@ -9,6 +9,7 @@
 
 mod arena;
 mod books;
+mod changes;
 mod contents;
 mod digest;
 mod entry;
@@ -25,6 +26,7 @@ mod records;
 pub mod ttl;
 mod value;
 
+pub use changes::Changes;
 pub use digest::Fingerprint;
 pub use entry::{Entry, EntryRef, Form, KEY_BYTES_MAX, Kept, KeptRef, Key};
 pub use keyring::{ApiKey, KeyDigest, Keyring, Role};

@@ -19,7 +19,8 @@
 //!
 //! Looking a key up compares hashes and reads the one record whose hash fits, so it costs as many cache
 //! misses as leaf and record have. (One in 16 million others fits by chance. Whoever makes keys for it gets
-//! 128 into a leaf: as many reads.) Inserting searches the leaf by its keys.
+//! 128 into a leaf: as many reads.) Inserting searches the leaf by its keys. Where one key after the other
+//! goes into the same leaf, as in a replay that has sorted them, the heads of its keys are laid side by side.
 //!
 //! A leaf that is full is split in halves. At the right end a new one is begun instead, so keys that come in
 //! ascending order leave full leaves.
@@ -27,7 +28,7 @@
 use std::ops::Bound;
 
 use super::arena::{HANDLE_BITS, Handle};
-use super::fences::{Fences, fence_between};
+use super::fences::{Fences, fence_between, head, shared_bytes};
 
 /// Slots of a leaf.
 const LEAF_SLOTS_MAX: usize = 128;
@@ -79,11 +80,29 @@ pub(super) struct Place {
     slot: usize,
 }
 
+/// The leaf to which a key belongs, until the next change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LeafPlace {
+    branch: usize,
+    leaf: usize,
+}
+
+/// The leaf that the last key was inserted into, if nothing else has changed the leaves since.
+#[derive(Default)]
+struct Near {
+    place: Option<LeafPlace>,
+    /// How many bytes all its keys begin with.
+    shared_bytes: usize,
+    /// Of each of its keys the eight bytes behind these; nothing before a second key goes into it.
+    heads: Vec<u64>,
+}
+
 /// The slots of all keys.
 #[derive(Default)]
 pub(super) struct Order {
     fences: Fences,
     branches: Vec<Branch>,
+    near: Near,
 }
 
 impl Order {
@@ -91,6 +110,18 @@ impl Order {
     #[inline]
     pub(super) fn find(&self, key: &[u8], hash: u64, keys: &impl Keys) -> Option<(Place, Handle)> {
         self.find_by(key, hash, |handle| keys.key(handle) == key)
+    }
+
+    /// The same, or where it belongs.
+    pub(super) fn find_or_place(
+        &self,
+        key: &[u8],
+        hash: u64,
+        keys: &impl Keys,
+    ) -> Result<(Place, Handle), LeafPlace> {
+        let place = self.leaf_of(key);
+        self.find_in(place, hash, |handle| keys.key(handle) == key)
+            .ok_or(place)
     }
 
     /// Where the slot of a record is, whose key and its hash these are.
@@ -106,10 +137,25 @@ impl Order {
         hash: u64,
         is_it: impl Fn(Handle) -> bool,
     ) -> Option<(Place, Handle)> {
+        self.find_in(self.leaf_of(key), hash, is_it)
+    }
+
+    #[inline]
+    fn leaf_of(&self, key: &[u8]) -> LeafPlace {
         let branch = self.fences.child(key);
-        let children = self.branches.get(branch)?;
-        let leaf = children.fences.child(key);
-        let slots = children.leaves.get(leaf)?;
+        let children = self.branches.get(branch);
+        let leaf = children.map_or(0, |children| children.fences.child(key));
+        LeafPlace { branch, leaf }
+    }
+
+    #[inline]
+    fn find_in(
+        &self,
+        LeafPlace { branch, leaf }: LeafPlace,
+        hash: u64,
+        is_it: impl Fn(Handle) -> bool,
+    ) -> Option<(Place, Handle)> {
+        let slots = self.branches.get(branch)?.leaves.get(leaf)?;
         let fits = |slot: &Slot| slot.fits(hash) && is_it(slot.handle());
         let slot = slots.iter().position(fits)?;
         let place = Place { branch, leaf, slot };
@@ -125,27 +171,44 @@ impl Order {
         }
     }
 
-    /// Inserts a key that is not there.
-    pub(super) fn insert(&mut self, key: &[u8], hash: u64, handle: Handle, keys: &impl Keys) {
+    /// Inserts a key that is not there and belongs into this leaf.
+    pub(super) fn insert(
+        &mut self,
+        place: LeafPlace,
+        key: &[u8],
+        hash: u64,
+        handle: Handle,
+        keys: &impl Keys,
+    ) {
         let slot = Slot::new(hash, handle);
-        let number = self.fences.child(key);
+        let (number, at_leaf) = (place.branch, place.leaf);
         let is_last_branch = number + 1 >= self.branches.len();
         let Some(branch) = self.branches.get_mut(number) else {
             return self.begin(slot);
         };
-        let at_leaf = branch.fences.child(key);
         let is_last = is_last_branch && at_leaf + 1 >= branch.leaves.len();
         let Some(leaf) = branch.leaves.get_mut(at_leaf) else {
             return;
         };
-        let at = leaf.partition_point(|slot| keys.key(slot.handle()) < key);
+        let near = &mut self.near;
+        let is_again = near.place.replace(place) == Some(place);
+        let at = if is_again {
+            near.position(key, leaf, keys)
+        } else {
+            near.heads.clear();
+            leaf.partition_point(|slot| keys.key(slot.handle()) < key)
+        };
         if leaf.len() < LEAF_SLOTS_MAX {
             if leaf.len() == leaf.capacity() {
                 leaf.reserve_exact(LEAF_GROWTH);
             }
             leaf.insert(at, slot);
+            if is_again {
+                near.heads.insert(at, head(key, near.shared_bytes));
+            }
             return;
         }
+        near.place = None;
         let (fence, right) = if is_last && at == leaf.len() {
             let last = leaf.last().map_or(&[][..], |slot| keys.key(slot.handle()));
             (fence_between(last, key), vec![slot])
@@ -173,6 +236,7 @@ impl Order {
 
     /// Appends a key behind all others.
     pub(super) fn push(&mut self, key: &[u8], hash: u64, handle: Handle, keys: &impl Keys) {
+        self.near.place = None;
         let slot = Slot::new(hash, handle);
         let number = self.branches.len().saturating_sub(1);
         let Some(branch) = self.branches.get_mut(number) else {
@@ -207,6 +271,7 @@ impl Order {
 
     /// Takes a slot out.
     pub(super) fn remove(&mut self, place: Place) {
+        self.near.place = None;
         let Place { branch, leaf, slot } = place;
         let is_only_branch = self.branches.len() == 1;
         let Some(children) = self.branches.get_mut(branch) else {
@@ -343,6 +408,29 @@ impl Order {
             this.leaves.extend(next.leaves);
         }
         true
+    }
+}
+
+impl Near {
+    /// Where a key belongs in this leaf.
+    fn position(&mut self, key: &[u8], leaf: &Leaf, keys: &impl Keys) -> usize {
+        let key_of = |slot: &Slot| keys.key(slot.handle());
+        let (first, last) = (leaf.first().map(key_of), leaf.last().map(key_of));
+        let first = first.unwrap_or_default();
+        let shared = shared_bytes(first, last.unwrap_or_default());
+        let shared = shared_bytes(first.get(..shared).unwrap_or_default(), key);
+        if self.heads.len() != leaf.len() || self.shared_bytes != shared {
+            self.shared_bytes = shared;
+            self.heads.clear();
+            self.heads
+                .extend(leaf.iter().map(|slot| head(key_of(slot), shared)));
+        }
+        let head = head(key, shared);
+        let at = self.heads.partition_point(|other| *other < head);
+        let equal = self.heads.get(at..).unwrap_or_default();
+        let equal = equal.partition_point(|other| *other == head);
+        let slots = leaf.get(at..at + equal).unwrap_or_default();
+        at + slots.partition_point(|slot| key_of(slot) < key)
     }
 }
 

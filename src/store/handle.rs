@@ -4,19 +4,14 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::command::{Answer, Command, Error, Reply};
+use super::command::{Command, Error, Reply};
 use super::options::{Failure, Health, Opened, Options};
 use super::seat::{Outcome, Seat};
 use super::shared::Shared;
 use crate::state::Keyring;
-use crate::state::find::{Cursor, Query};
-
-/// Patterns are matched for so long at a time, and then for one more key at most.
-const NARROW_TIME: Duration = Duration::from_millis(5);
 
 /// A handle to the store; cheap to clone.
 #[derive(Clone)]
@@ -53,35 +48,6 @@ impl Store {
             // Dropped unanswered only if the store ended with the command in hand.
             Outcome::Later(reply) => reply.await.unwrap_or(Err(Error::OutcomeUnknown)),
         }
-    }
-
-    /// Looks for keys: one slice, from `cursor` on. Patterns are matched here, on a thread of the
-    /// runtime that may block, for the owner must not.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn find(&self, query: Arc<Query>, cursor: Cursor) -> Result<Reply, Error> {
-        let find = Command::Find {
-            query: Arc::clone(&query),
-            cursor: cursor.clone(),
-        };
-        let Reply { sequence, answer } = self.call(find).await?;
-        let answer = match answer {
-            Answer::Slice(slice) if query.has_patterns() => {
-                // As many at once as there are processors, and none for long: others have finds too, and
-                // a caller that has gone is noticed between two of them. The semaphore is never closed.
-                let turn = Arc::clone(&self.shared.narrowing).acquire_owned().await;
-                let narrowed = tokio::task::spawn_blocking(move || {
-                    let _turn = turn;
-                    let started = Instant::now();
-                    query.narrow(slice, &cursor, || started.elapsed() >= NARROW_TIME)
-                });
-                // It ends without a result only if it panicked or the runtime ends.
-                Answer::Slice(narrowed.await.map_err(|_| Error::Stopping)?)
-            }
-            other => other,
-        };
-        Ok(Reply { sequence, answer })
     }
 
     /// Folds all that was logged so far into a snapshot. Returns its last sequence when it is

@@ -14,6 +14,7 @@ mod command;
 mod committer;
 mod compactor;
 mod data_dir;
+mod finding;
 mod frame;
 mod handle;
 pub mod inspect;
@@ -42,5 +43,6 @@ pub use snapshot::fuzzing;
 
 pub use command::{Answer, Command, Condition, Error, Found, Put, Reply, Tags, Ttl};
 pub use compactor::{Schedule, Scrub};
+pub use finding::Stretch;
 pub use handle::{Store, Threads};
 pub use options::{Durability, Failure, Health, Opened, Options, fits_segment};

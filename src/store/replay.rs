@@ -2,40 +2,32 @@
 //!
 //! Reading, checksums and the chain take about as long as applying, and neither needs to wait for the
 //! other. What the log says is decoded where its place is known, so that damage is refused with file and
-//! offset; applying it cannot fail.
+//! offset; applying it cannot fail. It is applied in stretches that are sorted by their keys.
 
 use std::io;
-use std::mem;
 use std::panic::resume_unwind;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::sync_channel;
 use std::thread;
 
-use ekokv_wal::{Batch, Disk, Error, Found, Predecessor, Records, planted};
+use ekokv_wal::{Batch, Disk, Error, Found, Predecessor, Records};
 
 use super::open::OTHER_FILES;
 use super::recovery::Progress;
-use crate::clock::{Clock, SystemClock};
-use crate::state::{Mutation, State};
+use crate::state::{Changes, Mutation, State};
 
-/// Records are handed over in stretches of about so many bytes.
-const STRETCH_BYTES: usize = 256 << 10;
-/// So many stretches may wait.
-const STRETCHES_AHEAD: usize = 8;
+/// What is sorted together, in bytes of records: the more, the more changes share the way to a leaf. Up
+/// to three times as much is in memory at once.
+const STRETCH_BYTES_MAX: usize = 16 << 20;
+/// The first stretch is shorter, each other twice as long as the one before: nobody waits for the first
+/// one, and while there are few leaves few changes share many.
+const STRETCH_BYTES_FIRST: usize = 256 << 10;
 
-/// Batches that were read and not applied yet.
+/// Batches that were read and not sorted yet.
 #[derive(Default)]
 struct Stretch {
-    batches: Vec<Part>,
+    /// First sequence, count, and bytes of records.
+    batches: Vec<(u64, u32, usize)>,
     records: Vec<u8>,
-}
-
-/// One batch of a stretch.
-struct Part {
-    first_sequence: u64,
-    count: u32,
-    /// Store time in milliseconds since the Unix epoch.
-    time: u64,
-    records_bytes: usize,
 }
 
 /// Reads the log behind `from` into `state`.
@@ -48,30 +40,41 @@ pub(super) fn replay(
     state: &mut State,
 ) -> Result<Found, Error> {
     let progress = Progress::new("log");
-    let (full, stretches) = sync_channel(STRETCHES_AHEAD);
+    let (sorted, stretches) = sync_channel::<Changes>(0);
     thread::scope(|scope| {
         let applying = thread::Builder::new()
             .name("replay".to_owned())
-            .spawn_scoped(scope, move || apply_all(&stretches, state))
+            .spawn_scoped(scope, move || {
+                stretches
+                    .iter()
+                    .try_for_each(|changes| changes.apply(state))
+            })
             .map_err(cannot("start a thread to read"))?;
         let mut stretch = Stretch::default();
+        let mut stretch_bytes = STRETCH_BYTES_FIRST;
+        // It is gone only if it failed or panicked, which is told below.
+        let hand_over = |changes| sorted.send(changes).map_err(|_| "applying it failed");
         let found = ekokv_wal::read(disk, OTHER_FILES, from, &mut |path, offset, batch| {
             for record in batch.records() {
                 Mutation::decode(record?.bytes).map_err(|error| error.to_string())?;
             }
             stretch.push(batch);
-            if stretch.records.len() >= STRETCH_BYTES {
-                // It is gone only if it panicked, which is passed on below.
-                full.send(mem::take(&mut stretch))
-                    .map_err(|_| "applying it panicked")?;
+            if stretch.records.len() >= stretch_bytes {
+                hand_over(stretch.sort()?)?;
+                stretch.clear();
+                stretch_bytes = STRETCH_BYTES_MAX.min(2 * stretch_bytes);
             }
             progress.show_place(path, offset);
             Ok(())
         });
-        let _ = full.send(stretch);
-        drop(full);
+        let found = found.and_then(|found| {
+            let last = stretch.sort().map_err(defect)?;
+            hand_over(last).map_err(defect)?;
+            Ok(found)
+        });
+        drop(sorted);
         match applying.join() {
-            Ok(applied) => found.and_then(|found| applied.map(|()| found)),
+            Ok(applied) => applied.map_err(defect).and(found),
             Err(panic) => resume_unwind(panic),
         }
     })
@@ -85,48 +88,35 @@ fn cannot(operation: &'static str) -> impl Fn(io::Error) -> Error {
     }
 }
 
-impl Stretch {
-    fn push(&mut self, batch: &Batch<'_>) {
-        self.batches.push(Part {
-            first_sequence: batch.first_sequence,
-            count: batch.count,
-            time: batch.time,
-            records_bytes: batch.records.len(),
-        });
-        self.records.extend_from_slice(batch.records);
-    }
+/// The same bytes were read before and were in order: the start must not go on without what it left out.
+fn defect(reason: impl ToString) -> Error {
+    cannot("apply")(io::Error::other(reason.to_string()))
 }
 
-/// Both threads see the same bytes, so an error here is a defect: the start must not go on without what it
-/// left out.
-fn apply_all(stretches: &Receiver<Stretch>, state: &mut State) -> Result<(), Error> {
-    let defect = |reason: String| cannot("apply")(io::Error::other(reason));
-    for Stretch { batches, records } in stretches {
-        let mut rest = records.as_slice();
-        for part in batches {
+impl Stretch {
+    fn push(&mut self, batch: &Batch<'_>) {
+        self.batches
+            .push((batch.first_sequence, batch.count, batch.records.len()));
+        self.records.extend_from_slice(batch.records);
+    }
+
+    fn clear(&mut self) {
+        self.batches.clear();
+        self.records.clear();
+    }
+
+    fn sort(&self) -> Result<Changes, String> {
+        let mut mutations = Vec::new();
+        let mut rest = self.records.as_slice();
+        for (first_sequence, count, records_bytes) in &self.batches {
             let (records, behind) = rest
-                .split_at_checked(part.records_bytes)
-                .ok_or_else(|| defect("a batch is cut short".to_owned()))?;
+                .split_at_checked(*records_bytes)
+                .ok_or("a batch is cut short")?;
             rest = behind;
-            let sequences = part.first_sequence..;
-            for (sequence, record) in sequences.zip(Records::new(records, part.count)) {
-                let record = record.map_err(|error| defect(error.to_owned()))?;
-                let mut mutation =
-                    Mutation::decode(record.bytes).map_err(|error| defect(error.to_string()))?;
-                if planted("relative-ttl")
-                    && let Mutation::Put {
-                        deadline: Some(at), ..
-                    } = &mut mutation
-                {
-                    *at = at
-                        .saturating_sub(part.time)
-                        .saturating_add(SystemClock.now_ms());
-                }
-                // What a clear frees is dropped here: nobody waits yet.
-                let _ = state.apply(sequence, &mutation);
-                state.released(sequence);
+            for (sequence, record) in (*first_sequence..).zip(Records::new(records, *count)) {
+                mutations.push((sequence, record?.bytes));
             }
         }
+        Changes::sorted(mutations).map_err(|error| error.to_string())
     }
-    Ok(())
 }

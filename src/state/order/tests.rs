@@ -39,15 +39,15 @@ struct Pair {
 impl Pair {
     fn put(&mut self, key: &str) {
         let handle = self.named.name(key);
-        match self.order.find(key.as_bytes(), hash(key), &self.named) {
-            Some((place, old)) => {
+        let (bytes, hash) = (key.as_bytes(), hash(key));
+        match self.order.find_or_place(bytes, hash, &self.named) {
+            Ok((place, old)) => {
                 assert_eq!(self.model.get(key), Some(&old));
                 self.order.replace(place, handle);
             }
-            None => {
+            Err(place) => {
                 assert!(!self.model.contains_key(key), "{key:?} is not found");
-                self.order
-                    .insert(key.as_bytes(), hash(key), handle, &self.named);
+                self.order.insert(place, bytes, hash, handle, &self.named);
             }
         }
         self.model.insert(key.to_owned(), handle);
