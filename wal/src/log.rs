@@ -500,7 +500,7 @@ impl Log {
         let seed = self.header.seed();
         let after = batch.encode(self.position, seed, cell_of(self.offset), &mut self.buffer);
         write_full(self.file.as_mut(), self.offset, &self.buffer)
-            .map_err(Error::io("write", &segment_path(self.header.number)))?;
+            .map_err(|error| self.segment_error("write", error))?;
         self.offset += span_of_records(draft.records.len() as u64);
         self.position = after;
         self.publish_room();
@@ -513,10 +513,15 @@ impl Log {
             if synced.is_err() && planted("failed-sync-retried") {
                 synced = self.file.sync();
             }
-            synced.map_err(Error::io("sync", &segment_path(self.header.number)))?;
+            synced.map_err(|error| self.segment_error("sync", error))?;
             self.synced = self.position.batch;
         }
         Ok(())
+    }
+
+    /// What went wrong with the present segment; its path is made only then.
+    fn segment_error(&self, operation: &'static str, source: std::io::Error) -> Error {
+        Error::io(operation, &segment_path(self.header.number))(source)
     }
 
     /// The caller has synced all before, so the seal says *after-sync*.
