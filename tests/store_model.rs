@@ -16,8 +16,8 @@ use ekokv::clock::ManualClock;
 use ekokv::state::find::{Cursor, Filter, Hit, Query};
 use ekokv::state::{Form, Link};
 use ekokv::store::{
-    Answer, Command, Condition, Durability, Error, Found, Opened, Options, Put, Reply, Schedule,
-    Scrub, Store, Stretch, Tags, Threads, Ttl,
+    Answer, Command, Condition, Durability, Error, FindPace, Found, Opened, Options, Put, Reply,
+    Schedule, Scrub, Store, Tags, Threads, Ttl,
 };
 use ekokv_wal::{Disk, SimDisk};
 use proptest::prelude::*;
@@ -41,6 +41,7 @@ struct Subject {
 impl Subject {
     fn new(durability: Durability) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
             .build()
             .unwrap();
         let clock = Arc::new(ManualClock::new(START_MS));
@@ -730,10 +731,10 @@ impl Test {
         let query = Arc::new(Query::new(filter.clone()).unwrap());
         let mut cursor = Cursor::default();
         let mut found = Vec::new();
-        let mut stretch = Stretch::default();
+        let mut pace = FindPace::default();
         loop {
             let store = &self.subject.running.as_ref().unwrap().0;
-            let slice = store.find(Arc::clone(&query), cursor, &mut stretch);
+            let slice = store.find(Arc::clone(&query), cursor, &mut pace);
             let answer = self.subject.runtime.block_on(slice).unwrap().answer;
             let Answer::Slice(slice) = answer else {
                 panic!("a find is answered by a slice");

@@ -14,7 +14,7 @@ use super::found_text::{append, length};
 use super::refusal::Refusal;
 use super::slices::Slices;
 use crate::state::find::Cursor;
-use crate::store::{Answer, Reply, Stretch};
+use crate::store::{Answer, FindPace, Reply};
 
 /// Finds keys.
 pub(super) async fn find<S, B>(
@@ -35,7 +35,7 @@ where
         .find(
             Arc::clone(&query),
             Cursor::default(),
-            &mut Stretch::default(),
+            &mut FindPace::default(),
         )
         .await?;
     let Answer::Slice(slice) = answer else {

@@ -21,7 +21,7 @@ use super::budget::{Budget, Reservation};
 use super::found_text::{append, length};
 use super::refusal::Refusal;
 use crate::state::find::{Cursor, Query, Record, Slice};
-use crate::store::{self, Answer, Store, Stretch};
+use crate::store::{self, Answer, FindPace, Store};
 
 /// The text of a piece is at most so long, or one record.
 const PIECE_BYTES_MAX: usize = 64 * 1024;
@@ -75,7 +75,7 @@ impl Slices {
             records: first.records.into_iter(),
             next: first.next,
             lead: b'[',
-            stretch: Stretch::default(),
+            pace: FindPace::default(),
         });
         let (count, length) = walk.measure();
         if count == 0 && walk.next.is_some() {
@@ -126,7 +126,7 @@ struct Walk {
     next: Option<Cursor>,
     /// What stands before the next record.
     lead: u8,
-    stretch: Stretch,
+    pace: FindPace,
 }
 
 impl Walk {
@@ -196,7 +196,7 @@ impl Walk {
         loop {
             match self
                 .store
-                .find(Arc::clone(&self.query), cursor.clone(), &mut self.stretch)
+                .find(Arc::clone(&self.query), cursor.clone(), &mut self.pace)
                 .await
             {
                 Ok(reply) => match reply.answer {
@@ -300,8 +300,8 @@ mod tests {
         async fn find(&self, budget: &Arc<Budget>) -> Slices {
             let query = Arc::new(Query::new(Filter::default()).unwrap());
             let cursor = Cursor::default();
-            let mut stretch = Stretch::default();
-            let first = self.store.find(Arc::clone(&query), cursor, &mut stretch);
+            let mut pace = FindPace::default();
+            let first = self.store.find(Arc::clone(&query), cursor, &mut pace);
             let first = first.await;
             let Answer::Slice(first) = first.unwrap().answer else {
                 panic!("no slice");
@@ -354,6 +354,28 @@ mod tests {
         }
         // All of it has left.
         assert!(budget.reserve(budget.limit()).is_some());
+    }
+
+    #[tokio::test]
+    async fn others_have_their_turn_between_two_slices() {
+        let filled = Filled::new("turns").await;
+        let budget = Budget::new(BUDGET_BYTES);
+        let mut slices = filled.find(&budget).await;
+        let mut text = Vec::new();
+        let mut turns = 0;
+        let others = async {
+            loop {
+                turns += 1;
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            found = rest(&mut slices, &mut text) => found.unwrap(),
+            () = others => unreachable!("they go on"),
+        }
+        // A slice ends at 256 KiB at the latest; the first was found before, the second follows at once.
+        assert!(turns >= KEYS * VALUE_BYTES / (256 << 10) - 2, "{turns}");
     }
 
     #[tokio::test]

@@ -7,12 +7,9 @@
 //! about one key comes behind all that the log has before it. Nobody looks at the state in between, so
 //! nothing else depends on the order: versions are the log's, and books and digest are sums.
 
-use ekokv_wal::planted;
-
 use super::fences::{head, shared_bytes};
 use super::map::State;
 use super::mutation::{DecodeError, Mutation};
-use crate::clock::{Clock, SystemClock};
 
 /// Changes in the order in which they are made so.
 #[derive(Default)]
@@ -96,19 +93,17 @@ impl Changes {
         for (sequence, length) in &self.parts {
             let (mutation, behind) = rest.split_at_checked(*length).unwrap_or_default();
             rest = behind;
-            let mut mutation = Mutation::decode(mutation)?;
-            if planted("relative-ttl")
-                && let Mutation::Put {
-                    deadline: Some(at), ..
-                } = &mut mutation
-            {
-                *at = at.saturating_add(SystemClock.now_ms());
-            }
+            let mutation = Mutation::decode(mutation)?;
             // What a clear frees is dropped here: nobody waits yet.
             let _ = state.apply(*sequence, &mutation);
         }
         // At the end, for until then tombstones are not queued in the order of their versions.
         state.released(self.last_sequence);
+        // As many turns as there were changes, for each moves but a few records.
+        let mut turns = self.parts.iter();
+        while state.is_sparse() && turns.next().is_some() {
+            state.released(self.last_sequence);
+        }
         Ok(())
     }
 }

@@ -33,8 +33,9 @@ pub(super) struct Contents {
     /// (when an expire or a forget is due, the slot's version) → record. A version belongs to one key
     /// only, so a slot finds its place here without comparing or copying keys.
     due: BTreeMap<(u64, u64), Handle>,
-    /// Version and record of tombstones, in ascending order of versions. Where the key was set again
-    /// something else is at the handle.
+    /// Version and record of tombstones, in ascending order of versions; in a replay only once the
+    /// stretch is made so, and no record is moved before. Where the key was set again something else is at
+    /// the handle.
     tombstones: VecDeque<(u64, Handle)>,
     retention_ms: u64,
     books: Books,

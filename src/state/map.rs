@@ -15,8 +15,8 @@ use crate::planted;
 
 /// Everything the store knows.
 ///
-/// - It changes by [`State::apply`] alone, with ascending sequences, so the same mutations always
-///   build the same state. ([`State::released`] drops what no answer depends on any more.)
+/// - It changes by [`State::apply`] alone, for each key with ascending sequences, so the same mutations
+///   always build the same state. ([`State::released`] drops what no answer depends on any more.)
 /// - A key past its deadline is never shown, whether or not its expiry was applied.
 /// - Each answer names the sequence it depends on, absences included, for as long as that sequence
 ///   may not be released: deleted and forgotten keys leave a tombstone, a clear its sequence.

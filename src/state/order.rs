@@ -40,6 +40,9 @@ const LEAVES_MAX: usize = 64;
 const SLOTS_TOGETHER_MAX: usize = LEAF_SLOTS_MAX / 2;
 const LEAVES_TOGETHER_MAX: usize = LEAVES_MAX / 2;
 
+/// After so many keys in a row the heads of a leaf's keys are laid side by side.
+const RUN_MIN: usize = 2;
+
 /// Whoever knows the keys of the records.
 pub(super) trait Keys {
     /// The key of a record; empty if there is none.
@@ -93,8 +96,10 @@ struct Near {
     place: Option<LeafPlace>,
     /// How many bytes all its keys begin with.
     shared_bytes: usize,
-    /// Of each of its keys the eight bytes behind these; nothing before a second key goes into it.
+    /// Of each of its keys the eight bytes behind these; nothing before the third key in a row.
     heads: Vec<u64>,
+    /// Keys in a row.
+    run: usize,
 }
 
 /// The slots of all keys.
@@ -192,7 +197,10 @@ impl Order {
         };
         let near = &mut self.near;
         let is_again = near.place.replace(place) == Some(place);
-        let at = if is_again {
+        near.run = if is_again { near.run + 1 } else { 1 };
+        // Reading all keys of a leaf pays if more of them come.
+        let is_run = near.run > RUN_MIN;
+        let at = if is_run {
             near.position(key, leaf, keys)
         } else {
             near.heads.clear();
@@ -203,7 +211,7 @@ impl Order {
                 leaf.reserve_exact(LEAF_GROWTH);
             }
             leaf.insert(at, slot);
-            if is_again {
+            if is_run {
                 near.heads.insert(at, head(key, near.shared_bytes));
             }
             return;

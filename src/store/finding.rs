@@ -1,7 +1,7 @@
 //! Finds: many commands, one slice each, and manners between them.
 //!
 //! A find carries out its slices itself, one after the other, on a thread that others want as well, and in
-//! the seat. In between others have their turn; and while they ask for much, it rests as long as it works.
+//! the seat. In between others have their turn; and while they ask for much, it rests longer than it works.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,26 +14,24 @@ use crate::state::find::{Cursor, Query};
 
 /// Patterns are matched for so long at a time, and then for one more key at most.
 const NARROW_TIME: Duration = Duration::from_millis(5);
-/// A find goes on for so long between two rests.
+/// A find works for so long between two rests.
 const STRETCH: Duration = Duration::from_micros(300);
-/// The longest rest.
-const REST_MAX: Duration = Duration::from_millis(10);
+/// A rest is so many times as long as the work before it.
+const REST_FACTOR: u32 = 4;
 
-/// How long a find has been at work since its last rest.
+/// What a find has done since its last rest.
 #[derive(Default)]
-pub struct Stretch(Option<Since>);
-
-struct Since {
-    began: Instant,
-    /// The owner's turns then.
-    turns: u64,
-    /// Slices since then, each of which took a turn.
+pub struct FindPace {
+    worked: Duration,
     slices: u64,
+    /// Commands of others when it began.
+    asked: u64,
 }
 
 impl Store {
     /// Looks for keys: one slice, from `cursor` on. Patterns are matched here, on a thread of the
-    /// runtime that may block, for the owner must not. `stretch` is the same for all slices of a find.
+    /// runtime that may block, for the owner must not. `pace` is the same for all slices of a find; the
+    /// runtime needs its timers.
     ///
     /// # Errors
     /// See [`Error`].
@@ -41,14 +39,18 @@ impl Store {
         &self,
         query: Arc<Query>,
         cursor: Cursor,
-        stretch: &mut Stretch,
+        pace: &mut FindPace,
     ) -> Result<Reply, Error> {
-        stretch.give_way(&self.shared).await;
+        pace.give_way(&self.shared).await;
         let find = Command::Find {
             query: Arc::clone(&query),
             cursor: cursor.clone(),
         };
+        let began = Instant::now();
         let Reply { sequence, answer } = self.call(find).await?;
+        pace.slices += 1;
+        // It may have waited as well, for the seat or for what it shows to be released.
+        pace.worked += began.elapsed().min(STRETCH);
         let answer = match answer {
             Answer::Slice(slice) if query.has_patterns() => {
                 // As many at once as there are processors, and none for long: others have finds too, and
@@ -68,36 +70,31 @@ impl Store {
     }
 }
 
-impl Stretch {
+impl FindPace {
     /// Before each slice but the first: lets others have their turn on this thread, or rests.
     async fn give_way(&mut self, shared: &Shared) {
-        let turns = || shared.turns.load(Ordering::Relaxed);
-        if let Some(since) = &mut self.0 {
-            let worked = since.began.elapsed();
-            if worked < STRETCH {
-                since.slices += 1;
-                return tokio::task::yield_now().await;
-            }
-            if since.is_busy(turns()) {
-                tokio::time::sleep((4 * worked).min(REST_MAX)).await;
-            } else {
-                tokio::task::yield_now().await;
+        let asked = || shared.asked.load(Ordering::Relaxed);
+        let is_over = self.worked >= STRETCH;
+        if self.slices > 0 {
+            match self.rest(asked()) {
+                Some(rest) => tokio::time::sleep(rest).await,
+                None => tokio::task::yield_now().await,
             }
         }
-        self.0 = Some(Since {
-            began: Instant::now(),
-            turns: turns(),
-            slices: 1,
-        });
+        if self.slices == 0 || is_over {
+            *self = Self {
+                asked: asked(),
+                ..Self::default()
+            };
+        }
     }
-}
 
-impl Since {
-    /// Whether others had a turn behind at least every other slice. Those that found the seat taken are
-    /// served in one turn.
-    fn is_busy(&self, turns: u64) -> bool {
-        let others = turns.wrapping_sub(self.turns).saturating_sub(self.slices);
-        others.saturating_mul(2) >= self.slices
+    /// How long to rest now, if it has worked long enough, and if others had a command carried out for
+    /// every other slice.
+    fn rest(&self, asked: u64) -> Option<Duration> {
+        let others = asked.wrapping_sub(self.asked);
+        let is_busy = others.saturating_mul(2) >= self.slices;
+        (is_busy && self.worked >= STRETCH).then(|| self.worked.saturating_mul(REST_FACTOR))
     }
 }
 
@@ -105,31 +102,25 @@ impl Since {
 mod tests {
     use super::*;
 
-    fn since(slices: u64) -> Since {
-        Since {
-            began: Instant::now(),
-            turns: u64::MAX,
-            slices,
-        }
-    }
-
     #[test]
-    fn a_find_rests_if_others_had_a_turn_behind_every_other_slice() {
-        for (turns_of_all, slices, is_busy) in [
-            (7, 7, false),
-            (10, 7, false),
-            (11, 7, true),
-            (100, 7, true),
-            (1, 1, false),
-            (2, 1, true),
-            (0, 1, false),
+    fn a_find_rests_if_others_asked_for_something_behind_every_other_slice() {
+        let begun = u64::MAX - 1;
+        for (others, slices, worked, rest) in [
+            (0, 7, STRETCH, None),
+            (3, 7, STRETCH, None),
+            (4, 7, STRETCH, Some(4 * STRETCH)),
+            (100, 7, 2 * STRETCH, Some(8 * STRETCH)),
+            (100, 7, STRETCH / 2, None),
+            (0, 1, STRETCH, None),
+            (1, 1, STRETCH, Some(4 * STRETCH)),
         ] {
-            let now = u64::MAX.wrapping_add(turns_of_all);
-            assert_eq!(
-                since(slices).is_busy(now),
-                is_busy,
-                "{turns_of_all} {slices}"
-            );
+            let pace = FindPace {
+                worked,
+                slices,
+                asked: begun,
+            };
+            let now = begun.wrapping_add(others);
+            assert_eq!(pace.rest(now), rest, "{others} {slices} {worked:?}");
         }
     }
 }

@@ -53,6 +53,8 @@ pub(super) struct Owner {
 pub(super) struct Progress {
     /// Turns so far.
     turns: u64,
+    /// Commands so far, but for finds.
+    asked: u64,
     /// The last sequence behind which the mailbox was empty, and the committer knows.
     settled: u64,
     /// This turn is for one command alone.
@@ -114,6 +116,9 @@ impl Owner {
         self.shared
             .turns
             .store(self.progress.turns, Ordering::Relaxed);
+        self.shared
+            .asked
+            .store(self.progress.asked, Ordering::Relaxed);
         self.state.released(self.shared.frame.released());
         if self.applied != self.progress.settled && self.shared.mailbox.is_empty() {
             self.shared.frame.settle();
@@ -133,6 +138,9 @@ impl Owner {
     }
 
     fn carry_out(&mut self, command: &Command, caller: impl Caller) {
+        if !matches!(command, Command::Find { .. }) {
+            self.progress.asked = self.progress.asked.wrapping_add(1);
+        }
         let written = match plan(&self.state, self.now, command) {
             Ok(Plan::Show { gate, answer }) => {
                 let (gate, applied) = (gate.min(self.applied), self.applied);

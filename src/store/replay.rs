@@ -9,25 +9,37 @@ use std::panic::resume_unwind;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 
-use ekokv_wal::{Batch, Disk, Error, Found, Predecessor, Records};
+use ekokv_wal::{Batch, Disk, Error, Found, Predecessor, planted};
 
 use super::open::OTHER_FILES;
 use super::recovery::Progress;
+use crate::clock::{Clock, SystemClock};
 use crate::state::{Changes, Mutation, State};
 
-/// What is sorted together, in bytes of records: the more, the more changes share the way to a leaf. Up
-/// to three times as much is in memory at once.
-const STRETCH_BYTES_MAX: usize = 16 << 20;
-/// The first stretch is shorter, each other twice as long as the one before: nobody waits for the first
-/// one, and while there are few leaves few changes share many.
-const STRETCH_BYTES_FIRST: usize = 256 << 10;
+/// What is sorted together.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    /// The first stretch is short, each other up to twice as long as the one before: nobody waits for the
+    /// first one, and while there are few leaves few changes share many.
+    first: usize,
+    /// The more changes there are, the more share the way to a leaf.
+    changes: usize,
+    /// In bytes. One stretch is gathered, one waits in the order in which it is made so, one is made so.
+    bytes: usize,
+}
 
-/// Batches that were read and not sorted yet.
+const LIMITS: Limits = Limits {
+    first: 2 << 10,
+    changes: 128 << 10,
+    bytes: 16 << 20,
+};
+
+/// Mutations that were read and not sorted yet.
 #[derive(Default)]
 struct Stretch {
-    /// First sequence, count, and bytes of records.
-    batches: Vec<(u64, u32, usize)>,
-    records: Vec<u8>,
+    bytes: Vec<u8>,
+    /// Sequence and length of each.
+    parts: Vec<(u64, usize)>,
 }
 
 /// Reads the log behind `from` into `state`.
@@ -35,6 +47,15 @@ struct Stretch {
 /// # Errors
 /// As [`ekokv_wal::read`].
 pub(super) fn replay(
+    disk: &dyn Disk,
+    from: Option<&Predecessor>,
+    state: &mut State,
+) -> Result<Found, Error> {
+    replay_in(LIMITS, disk, from, state)
+}
+
+fn replay_in(
+    limits: Limits,
     disk: &dyn Disk,
     from: Option<&Predecessor>,
     state: &mut State,
@@ -51,25 +72,26 @@ pub(super) fn replay(
             })
             .map_err(cannot("start a thread to read"))?;
         let mut stretch = Stretch::default();
-        let mut stretch_bytes = STRETCH_BYTES_FIRST;
-        // It is gone only if it failed or panicked, which is told below.
-        let hand_over = |changes| sorted.send(changes).map_err(|_| "applying it failed");
+        let mut changes_max = limits.first;
+        let hand_over = |stretch: &Stretch| {
+            let changes = stretch.sorted().map_err(|error| error.to_string())?;
+            // It is gone only if it failed or panicked, which is told below.
+            sorted
+                .send(changes)
+                .map_err(|_| "applying it failed".to_owned())
+        };
         let found = ekokv_wal::read(disk, OTHER_FILES, from, &mut |path, offset, batch| {
-            for record in batch.records() {
-                Mutation::decode(record?.bytes).map_err(|error| error.to_string())?;
-            }
-            stretch.push(batch);
-            if stretch.records.len() >= stretch_bytes {
-                hand_over(stretch.sort()?)?;
+            stretch.push(batch)?;
+            if stretch.parts.len() >= changes_max || stretch.bytes.len() >= limits.bytes {
+                hand_over(&stretch)?;
                 stretch.clear();
-                stretch_bytes = STRETCH_BYTES_MAX.min(2 * stretch_bytes);
+                changes_max = limits.changes.min(changes_max.saturating_mul(2));
             }
             progress.show_place(path, offset);
             Ok(())
         });
         let found = found.and_then(|found| {
-            let last = stretch.sort().map_err(defect)?;
-            hand_over(last).map_err(defect)?;
+            hand_over(&stretch).map_err(defect)?;
             Ok(found)
         });
         drop(sorted);
@@ -88,35 +110,53 @@ fn cannot(operation: &'static str) -> impl Fn(io::Error) -> Error {
     }
 }
 
-/// The same bytes were read before and were in order: the start must not go on without what it left out.
+/// The same bytes were in order when they were read: the start must not go on without what it left out.
 fn defect(reason: impl ToString) -> Error {
     cannot("apply")(io::Error::other(reason.to_string()))
 }
 
 impl Stretch {
-    fn push(&mut self, batch: &Batch<'_>) {
-        self.batches
-            .push((batch.first_sequence, batch.count, batch.records.len()));
-        self.records.extend_from_slice(batch.records);
+    /// Appends the mutations of a batch, each of which must be one.
+    fn push(&mut self, batch: &Batch<'_>) -> Result<(), String> {
+        for (sequence, record) in (batch.first_sequence..).zip(batch.records()) {
+            let bytes = record?.bytes;
+            let mutation = Mutation::decode(bytes).map_err(|error| error.to_string())?;
+            let before = self.bytes.len();
+            if planted("relative-ttl") {
+                from_now(mutation, batch.time).encode(&mut self.bytes);
+            } else {
+                self.bytes.extend_from_slice(bytes);
+            }
+            self.parts.push((sequence, self.bytes.len() - before));
+        }
+        Ok(())
     }
 
     fn clear(&mut self) {
-        self.batches.clear();
-        self.records.clear();
+        self.bytes.clear();
+        self.parts.clear();
     }
 
-    fn sort(&self) -> Result<Changes, String> {
-        let mut mutations = Vec::new();
-        let mut rest = self.records.as_slice();
-        for (first_sequence, count, records_bytes) in &self.batches {
-            let (records, behind) = rest
-                .split_at_checked(*records_bytes)
-                .ok_or("a batch is cut short")?;
+    fn sorted(&self) -> Result<Changes, crate::state::DecodeError> {
+        let mut rest = self.bytes.as_slice();
+        Changes::sorted(self.parts.iter().map(|(sequence, length)| {
+            let (mutation, behind) = rest.split_at_checked(*length).unwrap_or_default();
             rest = behind;
-            for (sequence, record) in (*first_sequence..).zip(Records::new(records, *count)) {
-                mutations.push((sequence, record?.bytes));
-            }
-        }
-        Changes::sorted(mutations).map_err(|error| error.to_string())
+            (*sequence, mutation)
+        }))
     }
 }
+
+/// A planted bug: a deadline is counted from the start on.
+fn from_now(mut mutation: Mutation<'_>, time: u64) -> Mutation<'_> {
+    if let Mutation::Put {
+        deadline: Some(at), ..
+    } = &mut mutation
+    {
+        *at = at.saturating_sub(time).saturating_add(SystemClock.now_ms());
+    }
+    mutation
+}
+
+#[cfg(test)]
+mod tests;

@@ -20,6 +20,8 @@ pub(super) struct Shared {
     pub(super) frame: OpenFrame,
     /// How many turns the owner had: if it has changed, somebody is working.
     pub(super) turns: AtomicU64,
+    /// How many commands other than finds it has carried out.
+    pub(super) asked: AtomicU64,
     /// The logged time of the owner's last turn: seals carry it, so that a restart goes on from there.
     pub(super) time: AtomicU64,
     /// Bytes left in the present segment, see [`ekokv_wal::Log::shared_room`].
@@ -61,6 +63,7 @@ impl Shared {
             mailbox: Mailbox::new(),
             frame,
             turns: AtomicU64::new(0),
+            asked: AtomicU64::new(0),
             time: AtomicU64::new(0),
             room,
             spares,

@@ -11,7 +11,8 @@ use ekokv_wal::{Disk, Lock};
 use super::options::Failure;
 use super::shared::{AbortOnPanic, Shared};
 
-/// Between two pieces of zeros the disk belongs to others for so long.
+/// Between two pieces of zeros disk and processor belong to others for so long, as long as the present
+/// segment is not half full.
 const PACE: Duration = Duration::from_millis(2);
 /// After a failure the next try comes so much later; so often the lock is looked at.
 const ROUND: Duration = Duration::from_secs(1);
@@ -58,8 +59,11 @@ pub(super) fn run(shared: &Arc<Shared>, wanted: &Receiver<()>, lock: &Lock, disk
     }
 }
 
-/// Leaves the disk to others for a while; whether to go on after that.
+/// Leaves disk and processor to others for a while; whether to go on after that.
 fn pace(shared: &Shared) -> bool {
-    std::thread::sleep(PACE);
+    let room = shared.room.load(Ordering::Relaxed);
+    if room > shared.spares.segment_bytes() / 2 {
+        std::thread::sleep(PACE);
+    }
     !shared.stopping.load(Ordering::Relaxed)
 }

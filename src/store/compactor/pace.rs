@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use crate::store::shared::Shared;
 
 /// Work goes on for so long between two rests.
-const STRETCH: Duration = Duration::from_millis(2);
+const STRETCH: Duration = Duration::from_micros(500);
 /// The longest rest.
 const REST_MAX: Duration = Duration::from_millis(20);
 /// The clock is looked at after so many bytes.
-const BYTES_PER_LOOK: u64 = 16 << 10;
+const BYTES_PER_LOOK: u64 = 8 << 10;
 
 /// What of a busy processor this thread gets: about a tenth of what those get that answer requests.
 const NICENESS: i32 = 10;

@@ -15,9 +15,9 @@ use crate::state::{Mutation, State};
 use crate::store::snapshot::{DIR, TMP_SUFFIX};
 
 /// So much is read or written in one call.
-const PIECE_BYTES: usize = 1 << 20;
+const PIECE_BYTES: usize = 256 << 10;
 /// So much is written between two syncs: no sync of the log queues behind more than this.
-const SYNC_BYTES: u64 = 4 << 20;
+const SYNC_BYTES: u64 = 1 << 20;
 /// So many runs are made one.
 const RUNS_MAX: usize = 16;
 /// Sequence u64, length u32, CRC u32, length of the key u16 and where it stands u16.

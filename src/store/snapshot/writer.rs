@@ -11,10 +11,10 @@ use crate::state::{Fingerprint, Keyring, Recorded};
 
 /// A block with so many bytes of entries is complete.
 const BLOCK_BYTES: usize = 64 << 10;
-/// So much is written in one call.
-const WRITE_BYTES: usize = 1 << 20;
+/// So much is written in one call: until it returns, the processor may be nobody else's.
+const WRITE_BYTES: usize = 256 << 10;
 /// So much is written between two syncs: no sync of the log queues behind more than this.
-const SYNC_BYTES: u64 = 4 << 20;
+const SYNC_BYTES: u64 = 1 << 20;
 
 /// A snapshot that is being written. Until [`Writer::finish`] nothing may be read from the file.
 pub(in crate::store) struct Writer {
