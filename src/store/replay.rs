@@ -30,7 +30,7 @@ struct Limits {
 
 const LIMITS: Limits = Limits {
     first: 2 << 10,
-    changes: 128 << 10,
+    changes: 192 << 10,
     bytes: 16 << 20,
 };
 

@@ -14,7 +14,10 @@ use crate::planted::planted;
 
 /// Bytes that are written and synced between two calls of the pacing function. A kernel that preempts
 /// nothing in its own code gives the processor back only then: with 4 MiB others waited for 8 ms.
-const FILL_BYTES: usize = 512 << 10;
+const PACED_BYTES: usize = 512 << 10;
+/// The same when somebody waits for the spare: each sync of a file that grows costs the file system a
+/// commit.
+const HURRIED_BYTES: usize = 4 << 20;
 
 /// Path of the spare.
 pub(crate) const SPARE_PATH: &str = "wal/next.tmp";
@@ -98,7 +101,7 @@ impl Spares {
                 return Ok(());
             }
         }
-        let made = self.make(self.segment_bytes, pace);
+        let made = self.make(self.segment_bytes, PACED_BYTES, pace);
         let result = match made {
             Ok(Some(spare)) => {
                 self.slot().state = State::Ready(spare);
@@ -139,19 +142,22 @@ impl Spares {
     pub(crate) fn make(
         &self,
         length: u64,
+        piece_bytes: usize,
         pace: &mut dyn FnMut() -> bool,
     ) -> Result<Option<Spare>, Error> {
         let mut file = self
             .disk
             .create(SPARE_PATH)
             .map_err(Error::io("create", SPARE_PATH))?;
-        let filled = fill(file.as_mut(), length, pace).map_err(Error::io("fill", SPARE_PATH))?;
+        let filled = fill(file.as_mut(), length, piece_bytes, pace)
+            .map_err(Error::io("fill", SPARE_PATH))?;
         if !filled {
             return Ok(None);
         }
         let name = current::TMP_NAME;
         let mut current = self.disk.create(name).map_err(Error::io("create", name))?;
-        fill(current.as_mut(), CURRENT_BYTES as u64, &mut || true)
+        let bytes = CURRENT_BYTES as u64;
+        fill(current.as_mut(), bytes, piece_bytes, &mut || true)
             .map_err(Error::io("fill", name))?;
         Ok(Some(Spare {
             file,
@@ -179,7 +185,8 @@ impl Spares {
     /// Makes a spare of a given length without leaving the disk to anybody.
     pub(crate) fn make_now(&self, length: u64) -> Result<Spare, Error> {
         let interrupted = || Error::io("fill", SPARE_PATH)(std::io::ErrorKind::Interrupted.into());
-        self.make(length, &mut || true)?.ok_or_else(interrupted)
+        self.make(length, HURRIED_BYTES, &mut || true)?
+            .ok_or_else(interrupted)
     }
 
     /// The spare that was taken is a segment now, or given up: another one may be made.
@@ -207,12 +214,17 @@ impl Spares {
 }
 
 /// Whether it was filled to the end.
-fn fill(file: &mut dyn File, length: u64, pace: &mut dyn FnMut() -> bool) -> std::io::Result<bool> {
+fn fill(
+    file: &mut dyn File,
+    length: u64,
+    piece_bytes: usize,
+    pace: &mut dyn FnMut() -> bool,
+) -> std::io::Result<bool> {
     let zeros = vec![
         if planted("spare-not-zeroed") { 0xA5 } else { 0 };
         usize::try_from(length)
-            .unwrap_or(FILL_BYTES)
-            .min(FILL_BYTES)
+            .unwrap_or(piece_bytes)
+            .min(piece_bytes)
     ];
     let mut offset = 0;
     while offset < length {
