@@ -14,7 +14,7 @@ use ekokv_wal::{Batch, Disk, Error, Found, Predecessor, planted};
 use super::open::OTHER_FILES;
 use super::recovery::Progress;
 use crate::clock::{Clock, SystemClock};
-use crate::state::{Changes, Mutation, State};
+use crate::state::{Changes, DecodeError, Mutation, State};
 
 /// What is sorted together.
 #[derive(Debug, Clone, Copy)]
@@ -137,7 +137,7 @@ impl Stretch {
         self.parts.clear();
     }
 
-    fn sorted(&self) -> Result<Changes, crate::state::DecodeError> {
+    fn sorted(&self) -> Result<Changes, DecodeError> {
         let mut rest = self.bytes.as_slice();
         Changes::sorted(self.parts.iter().map(|(sequence, length)| {
             let (mutation, behind) = rest.split_at_checked(*length).unwrap_or_default();

@@ -12,7 +12,7 @@ use super::options::Failure;
 use super::shared::{AbortOnPanic, Shared};
 
 /// Between two pieces of zeros disk and processor belong to others for so long, as long as the present
-/// segment is not half full.
+/// segment has room for more than half of another. The first one of a run never has.
 const PACE: Duration = Duration::from_millis(2);
 /// After a failure the next try comes so much later; so often the lock is looked at.
 const ROUND: Duration = Duration::from_secs(1);
