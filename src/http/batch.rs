@@ -4,14 +4,13 @@
 //!   as it came.
 //! - A key that cannot exist is missing; in a batch/set it is `false` and the others are set.
 
-use bytes::{Buf, Bytes};
-use warp::Stream;
+use bytes::Bytes;
 use warp::reply::Response;
 
 use super::answer::{self, ENVELOPE_BYTES};
 use super::app::{App, Ready};
 use super::batch_body::{Takes, parse};
-use super::body::Payload;
+use super::body::{Incoming, Payload};
 use super::json::{self, Shape};
 use super::key_value::NOTHING;
 use super::refusal::Refusal;
@@ -19,15 +18,11 @@ use crate::state::{Form, Key, ttl};
 use crate::store::{Answer, Command, Put, Reply, Ttl};
 
 /// `POST /api/kv/batch/get`
-pub(super) async fn get<S, B>(
+pub(super) async fn get<B: Incoming>(
     app: &App,
     ready: &Ready,
-    payload: &mut Payload<S>,
-) -> Result<Response, Refusal>
-where
-    S: Stream<Item = Result<B, warp::Error>> + Unpin + Send + 'static,
-    B: Buf + Send,
-{
+    payload: &mut Payload<B>,
+) -> Result<Response, Refusal> {
     let arrived = payload.read(app).await?;
     let batch = parse(arrived.bytes.as_slice(), Takes::Keys, app.limits.batch_keys)?;
     let Keys { possible, places } = Keys::decode(&batch.keys, app.limits.key_bytes)?;
@@ -61,15 +56,11 @@ where
 }
 
 /// `POST /api/kv/batch/set`
-pub(super) async fn set<S, B>(
+pub(super) async fn set<B: Incoming>(
     app: &App,
     ready: &Ready,
-    payload: &mut Payload<S>,
-) -> Result<Response, Refusal>
-where
-    S: Stream<Item = Result<B, warp::Error>> + Unpin + Send + 'static,
-    B: Buf + Send,
-{
+    payload: &mut Payload<B>,
+) -> Result<Response, Refusal> {
     let arrived = payload.read(app).await?;
     let batch = parse(
         arrived.bytes.as_slice(),
@@ -106,15 +97,11 @@ where
 }
 
 /// `DELETE` or `POST /api/kv/batch/delete`
-pub(super) async fn delete<S, B>(
+pub(super) async fn delete<B: Incoming>(
     app: &App,
     ready: &Ready,
-    payload: &mut Payload<S>,
-) -> Result<Response, Refusal>
-where
-    S: Stream<Item = Result<B, warp::Error>> + Unpin + Send + 'static,
-    B: Buf + Send,
-{
+    payload: &mut Payload<B>,
+) -> Result<Response, Refusal> {
     let arrived = payload.read(app).await?;
     let batch = parse(arrived.bytes.as_slice(), Takes::Keys, app.limits.batch_keys)?;
     let Keys { possible, places } = Keys::decode(&batch.keys, app.limits.key_bytes)?;

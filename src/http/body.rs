@@ -1,12 +1,13 @@
 //! Reading a body: counted against its limit and against the budget, and in time.
 
+use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
+use hyper::body::{Body, Frame};
 use tokio::time::timeout;
-use warp::Stream;
 
 use super::app::App;
 use super::budget::Reservation;
@@ -23,9 +24,14 @@ const LINGER_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// The buffer for a body of unknown length begins with this and doubles.
 const BUFFER_BYTES_MIN: usize = 8 * 1024;
 
+/// A body as a connection has it.
+pub trait Incoming: Body<Data = Bytes> + Unpin + Send + 'static {}
+
+impl<B: Body<Data = Bytes> + Unpin + Send + 'static> Incoming for B {}
+
 /// A body that is still on its way.
-pub(super) struct Payload<S> {
-    stream: S,
+pub(super) struct Payload<B> {
+    body: B,
     /// Bytes that the sender announced.
     declared: Option<u64>,
     progress: Progress,
@@ -78,21 +84,17 @@ impl Buffer {
     }
 }
 
-impl<S, B> Payload<S>
-where
-    S: Stream<Item = Result<B, warp::Error>> + Unpin + Send + 'static,
-    B: Buf,
-{
+impl<B: Incoming> Payload<B> {
     /// A body that was announced with so many bytes, if it was, and whose sender `waits` for a
     /// go-ahead.
-    pub(super) fn new(stream: S, declared: Option<u64>, waits: bool) -> Self {
+    pub(super) fn new(body: B, declared: Option<u64>, waits: bool) -> Self {
         let progress = if waits {
             Progress::Held
         } else {
             Progress::Coming
         };
         Self {
-            stream,
+            body,
             declared,
             progress,
         }
@@ -119,10 +121,21 @@ where
             return Err(Refusal::InflightFull);
         }
         self.progress = Progress::Coming;
-        let gathered = timeout(
+        // Most bodies have come with their head, and need no timer.
+        let first = match poll_fn(|context| Poll::Ready(self.poll(context))).await {
+            Poll::Ready(Some(Ok(bytes))) if declared == Some(bytes.len()) => {
+                self.progress = Progress::Arrived;
+                let bytes = Buffer::Piece(bytes);
+                return Ok(Arrived { bytes, reservation });
+            }
+            Poll::Ready(part) => Some(self.part(part)?),
+            Poll::Pending => None,
+        };
+        // Boxed: what few requests need would otherwise be in the way of all.
+        let gathered = Box::pin(timeout(
             BODY_TIME_MAX,
-            self.gather(app, limit, declared, &mut reservation),
-        )
+            self.gather(app, limit, declared, first, &mut reservation),
+        ))
         .await;
         let bytes = gathered.unwrap_or_else(|_| {
             self.progress = Progress::Broken;
@@ -137,9 +150,14 @@ where
         app: &App,
         limit: usize,
         declared: Option<usize>,
+        first: Option<Option<Bytes>>,
         reservation: &mut Reservation,
     ) -> Result<Buffer, Refusal> {
-        let Some(first) = self.next().await? else {
+        let first = match first {
+            Some(part) => part,
+            None => self.next().await?,
+        };
+        let Some(first) = first else {
             return Ok(Buffer::Piece(Bytes::new()));
         };
         if declared == Some(first.len()) {
@@ -172,14 +190,9 @@ where
 
     /// The next part, or `None` behind the last.
     async fn next(&mut self) -> Result<Option<Bytes>, Refusal> {
-        let part = std::future::poll_fn(|context| self.poll(context));
+        let part = poll_fn(|context| self.poll(context));
         match timeout(BODY_PAUSE_MAX, part).await {
-            Ok(Some(Ok(bytes))) => Ok(Some(bytes)),
-            Ok(None) => Ok(None),
-            Ok(Some(Err(_))) => {
-                self.progress = Progress::Broken;
-                Err(Refusal::BodyCut)
-            }
+            Ok(part) => self.part(part),
             Err(_) => {
                 self.progress = Progress::Broken;
                 Err(Refusal::BodySlow)
@@ -187,11 +200,25 @@ where
         }
     }
 
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, warp::Error>>> {
-        Pin::new(&mut self.stream)
-            .poll_next(context)
-            // The parts are `Bytes` already, for which this copies nothing.
-            .map(|part| part.map(|part| part.map(|mut part| part.copy_to_bytes(part.remaining()))))
+    /// A part as it came, or what became of it.
+    fn part(&mut self, part: Option<Result<Bytes, B::Error>>) -> Result<Option<Bytes>, Refusal> {
+        part.transpose().map_err(|_| {
+            self.progress = Progress::Broken;
+            Refusal::BodyCut
+        })
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, B::Error>>> {
+        loop {
+            let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+            match frame.map(|frame| frame.map(Frame::into_data)) {
+                None => return Poll::Ready(None),
+                Some(Ok(Ok(bytes))) => return Poll::Ready(Some(Ok(bytes))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                // Trailers say nothing here.
+                Some(Ok(Err(_))) => {}
+            }
+        }
     }
 
     /// Lets go of a body that a refusal has not read; whether the connection can go on. One that is

@@ -2,7 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::Pin;
 use std::task::Poll;
 
 /// The future panicked.
@@ -10,8 +10,11 @@ use std::task::Poll;
 pub(super) struct Panicked;
 
 /// Runs a future to its end or its panic. After a panic it is not polled again.
-pub(super) async fn caught<F: Future>(future: F) -> Result<F::Output, Panicked> {
-    let mut future = pin!(future);
+///
+/// It is pinned by the caller: a future that is handed on by value takes its place twice.
+pub(super) fn caught<F: Future>(
+    mut future: Pin<&mut F>,
+) -> impl Future<Output = Result<F::Output, Panicked>> {
     poll_fn(move |context| {
         // What a panic leaves half done belongs to this future alone: the store is reached by
         // messages, and the counters that requests share change in one step.
@@ -21,25 +24,26 @@ pub(super) async fn caught<F: Future>(future: F) -> Result<F::Output, Panicked> 
             Err(_) => Poll::Ready(Err(Panicked)),
         }
     })
-    .await
 }
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use super::*;
 
     #[tokio::test]
     async fn a_panic_is_an_outcome_before_and_after_waiting() {
-        assert_eq!(caught(async { 7 }).await, Ok(7));
-        let waited = caught(async {
+        assert_eq!(caught(pin!(async { 7 })).await, Ok(7));
+        let waits = pin!(async {
             tokio::task::yield_now().await;
             8
         });
-        assert_eq!(waited.await, Ok(8));
-        let panics = caught(async {
+        assert_eq!(caught(waits).await, Ok(8));
+        let panics = pin!(async {
             tokio::task::yield_now().await;
             panic!("on purpose");
         });
-        assert_eq!(panics.await, Err::<(), _>(Panicked));
+        assert_eq!(caught(panics).await, Err::<(), _>(Panicked));
     }
 }

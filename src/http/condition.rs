@@ -34,11 +34,11 @@ pub(super) enum ConditionError {
 
 /// The conditional headers of a request that has at least one of them: all of its headers, as these
 /// two may stand on several lines.
-#[derive(Debug)]
-pub(super) struct Conditions(pub(super) HeaderMap);
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Conditions<'a>(pub(super) &'a HeaderMap);
 
 /// What a get is not to be answered for: `If-None-Match`.
-pub(super) fn of_get(conditions: Option<&Conditions>) -> Result<Option<Tags>, Refusal> {
+pub(super) fn of_get(conditions: Option<Conditions<'_>>) -> Result<Option<Tags>, Refusal> {
     let Some(Conditions(headers)) = conditions else {
         return Ok(None);
     };
@@ -50,7 +50,7 @@ pub(super) fn of_get(conditions: Option<&Conditions>) -> Result<Option<Tags>, Re
 }
 
 /// What must hold for a set or a delete.
-pub(super) fn of_write(conditions: Option<&Conditions>) -> Result<Condition, Refusal> {
+pub(super) fn of_write(conditions: Option<Conditions<'_>>) -> Result<Condition, Refusal> {
     let Some(Conditions(headers)) = conditions else {
         return Ok(Condition::None);
     };
@@ -74,7 +74,7 @@ pub(super) fn of_write(conditions: Option<&Conditions>) -> Result<Condition, Ref
 }
 
 /// Refuses the conditions of a write that takes none.
-pub(super) fn untaken(conditions: Option<&Conditions>) -> Result<(), Refusal> {
+pub(super) fn untaken(conditions: Option<Conditions<'_>>) -> Result<(), Refusal> {
     match conditions {
         None => Ok(()),
         Some(_) => Err(ConditionError::Untaken.into()),
@@ -177,16 +177,16 @@ mod tests {
 
     use super::*;
 
-    fn conditions(lines: &[(HeaderName, &str)]) -> Conditions {
+    fn headers(lines: &[(HeaderName, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
             headers.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
-        Conditions(headers)
+        headers
     }
 
     fn get(value: &str) -> Result<Option<Tags>, Refusal> {
-        of_get(Some(&conditions(&[(IF_NONE_MATCH, value)])))
+        of_get(Some(Conditions(&headers(&[(IF_NONE_MATCH, value)]))))
     }
 
     #[test]
@@ -246,15 +246,18 @@ mod tests {
 
     #[test]
     fn lines_of_one_name_are_one_list() {
-        let two = conditions(&[(IF_NONE_MATCH, "\"1\""), (IF_NONE_MATCH, "\"2\"")]);
-        assert_eq!(of_get(Some(&two)).unwrap(), Some(Tags::OneOf(vec![1, 2])));
-        let contradiction = conditions(&[(IF_NONE_MATCH, "*"), (IF_NONE_MATCH, "\"2\"")]);
-        assert!(of_write(Some(&contradiction)).is_err());
+        let two = headers(&[(IF_NONE_MATCH, "\"1\""), (IF_NONE_MATCH, "\"2\"")]);
+        assert_eq!(
+            of_get(Some(Conditions(&two))).unwrap(),
+            Some(Tags::OneOf(vec![1, 2]))
+        );
+        let contradiction = headers(&[(IF_NONE_MATCH, "*"), (IF_NONE_MATCH, "\"2\"")]);
+        assert!(of_write(Some(Conditions(&contradiction))).is_err());
     }
 
     #[test]
     fn a_write_takes_one_condition_that_it_can_keep() {
-        let of = |lines: &[(HeaderName, &str)]| of_write(Some(&conditions(lines)));
+        let of = |lines: &[(HeaderName, &str)]| of_write(Some(Conditions(&headers(lines))));
         assert_eq!(of_write(None).unwrap(), Condition::None);
         assert_eq!(
             of(&[(IF_MATCH, "\"7\", \"x\"")]).unwrap(),

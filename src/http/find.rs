@@ -2,13 +2,11 @@
 
 use std::sync::Arc;
 
-use bytes::Buf;
-use warp::Stream;
 use warp::reply::Response;
 
 use super::answer;
 use super::app::{App, Ready};
-use super::body::Payload;
+use super::body::{Incoming, Payload};
 use super::find_body;
 use super::found_text::{append, length};
 use super::refusal::Refusal;
@@ -17,15 +15,11 @@ use crate::state::find::Cursor;
 use crate::store::{Answer, FindPace, Reply};
 
 /// Finds keys.
-pub(super) async fn find<S, B>(
+pub(super) async fn find<B: Incoming>(
     app: &App,
     ready: &Ready,
-    payload: &mut Payload<S>,
-) -> Result<Response, Refusal>
-where
-    S: Stream<Item = Result<B, warp::Error>> + Unpin + Send + 'static,
-    B: Buf + Send,
-{
+    payload: &mut Payload<B>,
+) -> Result<Response, Refusal> {
     let query = {
         let arrived = payload.read(app).await?;
         Arc::new(find_body::parse(arrived.bytes.as_slice())?)

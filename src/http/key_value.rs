@@ -1,11 +1,10 @@
 //! One key at a time: get, set, delete; and clear.
 
-use bytes::{Buf, Bytes};
-use warp::Stream;
+use bytes::Bytes;
 use warp::reply::Response;
 
 use super::app::{App, Ready};
-use super::body::Payload;
+use super::body::{Incoming, Payload};
 use super::budget::UNCOUNTED_BYTES_MAX;
 use super::json::{self, Shape};
 use super::refusal::Refusal;
@@ -25,7 +24,7 @@ pub(super) async fn get(
     key: &str,
 ) -> Result<Response, Refusal> {
     let key = path::key(key, app.limits.key_bytes)?;
-    let unless = condition::of_get(head.conditions.as_deref())?;
+    let unless = condition::of_get(head.conditions())?;
     let Reply { sequence, answer } = ready.store.call(Command::Get { key, unless }).await?;
     match answer {
         Answer::Found(found) => {
@@ -48,20 +47,16 @@ pub(super) async fn get(
 }
 
 /// `POST /api/kv/set/{key}`
-pub(super) async fn set<S, B>(
+pub(super) async fn set<B: Incoming>(
     app: &App,
     ready: &Ready,
     head: &Head,
     key: &str,
-    payload: &mut Payload<S>,
-) -> Result<Response, Refusal>
-where
-    S: Stream<Item = Result<B, warp::Error>> + Unpin + Send + 'static,
-    B: Buf + Send,
-{
+    payload: &mut Payload<B>,
+) -> Result<Response, Refusal> {
     let key = path::key(key, app.limits.key_bytes)?;
-    let asked = head.query.as_deref().map_or(Ok(None), path::ttl)?;
-    let condition = condition::of_write(head.conditions.as_deref())?;
+    let asked = head.query().map_or(Ok(None), path::ttl)?;
+    let condition = condition::of_write(head.conditions())?;
     let arrived = payload.read(app).await?;
     let bytes = arrived.bytes.as_slice();
     if bytes.is_empty() {
@@ -123,7 +118,7 @@ pub(super) async fn delete(
     key: &str,
 ) -> Result<Response, Refusal> {
     let key = path::key(key, app.limits.key_bytes)?;
-    let condition = condition::of_write(head.conditions.as_deref())?;
+    let condition = condition::of_write(head.conditions())?;
     let Reply { sequence, answer } = ready.store.call(Command::Delete { key, condition }).await?;
     let text: &[u8] = match answer {
         Answer::Deleted(true) => br#"{"message":"deleted","deleted":true}"#,

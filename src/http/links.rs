@@ -2,15 +2,14 @@
 //!
 //! A collection and a record id are names as a key is one: not empty, at most `--max-key-bytes`.
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use warp::Stream;
 use warp::reply::Response;
 
 use super::answer;
 use super::app::{App, Ready};
-use super::body::Payload;
+use super::body::{Incoming, Payload};
 use super::object;
 use super::path::{self, Part};
 use super::refusal::Refusal;
@@ -63,16 +62,12 @@ pub(super) enum Style {
 }
 
 /// `POST /api/kv/{key}/links/{collection}/{record_id}`
-pub(super) async fn link<S, B>(
+pub(super) async fn link<B: Incoming>(
     app: &App,
     ready: &Ready,
     path: LinkPath<'_>,
-    payload: &mut Payload<S>,
-) -> Result<Response, Refusal>
-where
-    S: Stream<Item = Result<B, warp::Error>> + Unpin + Send + 'static,
-    B: Buf + Send,
-{
+    payload: &mut Payload<B>,
+) -> Result<Response, Refusal> {
     let ends = Ends::of_path(app, path)?;
     let arrived = payload.read(app).await?;
     let metadata = match arrived.bytes.as_slice() {
@@ -92,30 +87,22 @@ pub(super) async fn unlink(
 }
 
 /// `POST /api/kv/link`
-pub(super) async fn link_named<S, B>(
+pub(super) async fn link_named<B: Incoming>(
     app: &App,
     ready: &Ready,
-    payload: &mut Payload<S>,
-) -> Result<Response, Refusal>
-where
-    S: Stream<Item = Result<B, warp::Error>> + Unpin + Send + 'static,
-    B: Buf + Send,
-{
+    payload: &mut Payload<B>,
+) -> Result<Response, Refusal> {
     let arrived = payload.read(app).await?;
     let ends = Ends::of_body(app, arrived.bytes.as_slice())?;
     put(ready, ends, None, Style::Object).await
 }
 
 /// `POST /api/kv/unlink`
-pub(super) async fn unlink_named<S, B>(
+pub(super) async fn unlink_named<B: Incoming>(
     app: &App,
     ready: &Ready,
-    payload: &mut Payload<S>,
-) -> Result<Response, Refusal>
-where
-    S: Stream<Item = Result<B, warp::Error>> + Unpin + Send + 'static,
-    B: Buf + Send,
-{
+    payload: &mut Payload<B>,
+) -> Result<Response, Refusal> {
     let arrived = payload.read(app).await?;
     let ends = Ends::of_body(app, arrived.bytes.as_slice())?;
     remove(ready, ends, Style::Object).await

@@ -34,5 +34,6 @@ pub mod fuzzing;
 pub mod json;
 
 pub use app::App;
+pub use body::Incoming;
 pub use held::{Held, held};
-pub use routes::filter;
+pub use routes::service;

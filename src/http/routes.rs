@@ -1,22 +1,27 @@
 //! The routes: one list of paths and methods, and the filter around it.
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 
-use bytes::Buf;
+use bytes::Bytes;
+use http_body_util::Empty;
 use hyper::Method;
 use hyper::header::{CONNECTION, HeaderValue};
+use hyper::service::{Service, service_fn};
+use hyper_util::service::TowerToHyperService;
+use warp::Filter;
 use warp::reply::Response;
-use warp::{Filter, Stream};
 
-use super::app::App;
-use super::body::Payload;
-use super::caught::caught;
-use super::condition::{self, Conditions};
+use super::app::{App, Ready};
+use super::body::{Incoming, Payload};
+use super::caught::{Panicked, caught};
+use super::condition;
 use super::links::{self, LinkPath, Style};
 use super::refusal::Refusal;
-use super::request::{Head, Request};
+use super::request::{Handover, Head, Request};
 use super::{admin, batch, find, key_value, session, status};
 
 /// What a path stands for; keys are still encoded.
@@ -153,98 +158,67 @@ fn segment(rest: &str) -> Result<&str, Refusal> {
     }
 }
 
-/// The conditional headers of a request, if it has any: no header is copied where there is none.
-fn conditions()
--> impl Filter<Extract = (Option<Box<Conditions>>,), Error = Infallible> + Clone + Send + Sync + 'static
-{
-    let none = warp::header::optional::<String>("if-match")
-        .and(warp::header::optional::<String>("if-none-match"))
-        .and_then(|one: Option<String>, other: Option<String>| async move {
-            match (one, other) {
-                (None, None) => Ok(None),
-                _ => Err(warp::reject()),
-            }
-        });
-    let some = warp::header::headers_cloned().map(|headers| Some(Box::new(Conditions(headers))));
-    none.or(some).unify()
-}
-
-/// The filter that answers every request of the connection from `peer`. It never rejects.
-pub fn filter(
+/// What answers the requests of the connection from `peer`: warp's service around one filter, which takes
+/// every request and never rejects.
+pub fn service<B: Incoming>(
     app: Arc<App>,
     peer: SocketAddr,
-) -> impl Filter<Extract = (impl warp::Reply,), Error = Infallible> + Clone + Send + Sync + 'static
-{
-    let query = warp::query::raw()
-        .map(Some)
-        .or(warp::any().map(|| None))
-        .unify();
-    let authorization = warp::header::value("authorization")
-        .map(Some)
-        .or(warp::any().map(|| None))
-        .unify();
-    warp::method()
-        .and(warp::path::full())
-        .and(query)
-        .and(authorization)
-        .and(conditions())
-        .and(warp::header::optional::<u64>("content-length"))
-        .and(warp::header::optional::<String>("expect"))
-        .and(warp::body::stream())
-        .then(
-            move |method,
-                  path,
-                  query,
-                  authorization: Option<HeaderValue>,
-                  conditions,
-                  declared,
-                  expect: Option<String>,
-                  stream| {
-                let head = Head {
-                    method,
-                    path,
-                    query,
-                    authorization,
-                    conditions,
-                    peer,
-                };
-                let payload = Payload::new(stream, declared, expect.is_some());
-                respond(Arc::clone(&app), Request { head, payload })
-            },
-        )
-        .recover(|_| async { Ok::<_, Infallible>(Refusal::Header.response()) })
+) -> impl Service<hyper::Request<B>, Response = Response, Error = Infallible, Future: Send>
++ Send
++ Sync
++ 'static {
+    let handover = Arc::new(Handover::default());
+    let taking = Arc::clone(&handover);
+    let filter = warp::any().then(move || {
+        let request = taking.take().map(|request| Request::new(request, peer));
+        respond(Arc::clone(&app), request)
+    });
+    let filtered = TowerToHyperService::new(warp::service(filter));
+    service_fn(move |request| {
+        handover.put(request);
+        filtered.call(hyper::Request::new(Empty::<Bytes>::new()))
+    })
 }
 
-/// The answer to a request, whatever happens.
-async fn respond<S, B>(app: Arc<App>, mut request: Request<S>) -> Response
-where
-    S: Stream<Item = Result<B, warp::Error>> + Unpin + Send + 'static,
-    B: Buf + Send,
-{
-    let outcome = caught(handle(&app, &mut request))
-        .await
-        .unwrap_or_else(|_| {
-            tracing::error!(panics = app.count_panic(), "a request handler panicked");
-            Err(Refusal::Internal)
-        });
-    outcome.unwrap_or_else(|refusal| {
+/// The answer to a request, whatever happens; there is always one.
+///
+/// The request stays where this future has it: futures are moved about, and what an `async fn` takes by
+/// value has its place in them twice.
+#[expect(
+    clippy::manual_async_fn,
+    reason = "an async fn is larger by the request"
+)]
+fn respond<B: Incoming>(
+    app: Arc<App>,
+    mut request: Option<Request<B>>,
+) -> impl Future<Output = Response> + Send {
+    async move {
+        let outcome = match &mut request {
+            Some(request) => caught(pin!(handle(&app, request))).await,
+            None => Ok(Err(Refusal::Internal)),
+        };
+        let refusal = match outcome {
+            Ok(Ok(response)) => return response,
+            Ok(Err(refusal)) => refusal,
+            Err(Panicked) => {
+                tracing::error!(panics = app.count_panic(), "a request handler panicked");
+                Refusal::Internal
+            }
+        };
         let mut response = refusal.response();
-        if !request.payload.dismiss() {
+        if !request.is_some_and(|request| request.payload.dismiss()) {
             response
                 .headers_mut()
                 .insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
-    })
+    }
 }
 
-async fn handle<S, B>(app: &App, request: &mut Request<S>) -> Result<Response, Refusal>
-where
-    S: Stream<Item = Result<B, warp::Error>> + Unpin + Send + 'static,
-    B: Buf + Send,
-{
+async fn handle<B: Incoming>(app: &App, request: &mut Request<B>) -> Result<Response, Refusal> {
     let Request { head, payload } = request;
-    let route = Route::find(head.path.as_str());
+    head.check_headers()?;
+    let route = Route::find(head.path());
     if let Ok(route @ (Route::Health | Route::Live | Route::Ready)) = route {
         route.check(&head.method)?;
         return match route {
@@ -257,7 +231,7 @@ where
     let route = route?;
     route.check(&head.method)?;
     if route == Route::Token {
-        return session::token(app, ready, head, payload).await;
+        return Box::pin(session::token(app, ready, head, payload)).await;
     }
     if matches!(route, Route::Clear | Route::Compact) {
         head.authorize_admin(app, ready)?;
@@ -265,12 +239,27 @@ where
         head.authorize(app, ready)?;
     }
     if route.is_unconditional_write() {
-        condition::untaken(head.conditions.as_deref())?;
+        condition::untaken(head.conditions())?;
     }
     match route {
         Route::Get(key) => key_value::get(app, ready, head, key).await,
         Route::Set(key) => key_value::set(app, ready, head, key, payload).await,
         Route::Delete(key) => key_value::delete(app, ready, head, key).await,
+        // What handles the others takes more room, and would make every request's future larger, which is
+        // moved about.
+        other => Box::pin(handle_other(app, ready, head, payload, other)).await,
+    }
+}
+
+/// The routes that are not about one key's value.
+async fn handle_other<B: Incoming>(
+    app: &App,
+    ready: &Ready,
+    head: &Head,
+    payload: &mut Payload<B>,
+    route: Route<'_>,
+) -> Result<Response, Refusal> {
+    match route {
         Route::BatchGet => batch::get(app, ready, payload).await,
         Route::BatchSet => batch::set(app, ready, payload).await,
         Route::BatchDelete => batch::delete(app, ready, payload).await,
@@ -284,16 +273,14 @@ where
         Route::LinkNamed => links::link_named(app, ready, payload).await,
         Route::UnlinkNamed => links::unlink_named(app, ready, payload).await,
         // Answered above.
+        Route::Get(_) | Route::Set(_) | Route::Delete(_) => Err(Refusal::Internal),
         Route::Token | Route::Health | Route::Live | Route::Ready => Err(Refusal::Internal),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use http_body_util::{BodyExt, Full};
-    use hyper::service::Service;
-    use hyper_util::service::TowerToHyperService;
 
     use super::*;
     use crate::clock::ManualClock;
@@ -371,7 +358,7 @@ mod tests {
     async fn answer(method: &str, path: &str) -> (u16, Option<String>, String) {
         let app = Arc::new(App::new(&Config::default(), Arc::new(ManualClock::new(0))));
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-        let service = TowerToHyperService::new(warp::service(filter(app, peer)));
+        let service = service(app, peer);
         let request = hyper::Request::builder().method(method).uri(path);
         let request = request.body(Full::new(Bytes::new())).unwrap();
         let response = service.call(request).await.unwrap();
@@ -405,5 +392,17 @@ mod tests {
             assert_eq!((status, retry.as_deref()), (503, Some("1")), "{path}");
             assert!(body.contains(r#""error":"loading""#), "{body}");
         }
+    }
+
+    #[test]
+    fn what_becomes_of_a_request_takes_little_room() {
+        let app = Arc::new(App::new(&Config::default(), Arc::new(ManualClock::new(0))));
+        let service = service(app, SocketAddr::from(([127, 0, 0, 1], 1)));
+        let future = service.call(hyper::Request::new(Full::new(Bytes::new())));
+        let bytes = size_of_val(&future);
+        assert!(
+            bytes <= 1280,
+            "{bytes} bytes are moved about for each request"
+        );
     }
 }

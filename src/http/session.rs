@@ -1,14 +1,12 @@
 //! `POST /api/auth/token`: a token for an API key.
 
-use bytes::Buf;
 use hyper::header::{CACHE_CONTROL, HeaderValue};
 use serde::Deserialize;
-use warp::Stream;
 use warp::reply::Response;
 
 use super::answer;
 use super::app::{App, Ready};
-use super::body::Payload;
+use super::body::{Incoming, Payload};
 use super::budget::UNCOUNTED_BYTES_MAX;
 use super::object;
 use super::refusal::Refusal;
@@ -27,16 +25,12 @@ struct Exchange {
 }
 
 /// Exchanges an API key for a token.
-pub(super) async fn token<S, B>(
+pub(super) async fn token<B: Incoming>(
     app: &App,
     ready: &Ready,
     head: &Head,
-    payload: &mut Payload<S>,
-) -> Result<Response, Refusal>
-where
-    S: Stream<Item = Result<B, warp::Error>> + Unpin + Send + 'static,
-    B: Buf + Send,
-{
+    payload: &mut Payload<B>,
+) -> Result<Response, Refusal> {
     let arrived = payload
         .read_within(app, EXCHANGE_BYTES_MAX)
         .await

@@ -9,10 +9,10 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
-use hyper::{Request, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::time::{MissedTickBehavior, interval};
@@ -34,7 +34,7 @@ const IDLE_TICKS: u32 = 24;
 /// Without any progress in writing an answer.
 const WRITE_TICKS: u32 = 6;
 
-/// What answers the requests of one connection: warp's service around a filter.
+/// What answers the requests of one connection.
 pub(super) trait Answers:
     Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send>
     + Send
@@ -59,12 +59,8 @@ pub(super) async fn serve(
     cut: CancellationToken,
 ) {
     let activity = Arc::new(Activity::default());
-    let service = service_fn(|mut request: Request<Incoming>| {
+    let service = service_fn(|request: Request<Incoming>| {
         let answering = activity.start();
-        if request.uri().path_and_query().is_none() {
-            // `GET host:port` has no path, which warp does not expect. There is nothing at none.
-            *request.uri_mut() = Uri::from_static("/");
-        }
         let response = answers.call(request);
         async move {
             let response = response.await;

@@ -15,7 +15,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -55,7 +54,7 @@ pub async fn run(
     let app = Arc::new(App::new(&config, Arc::clone(&clock)));
     let answers = {
         let app = Arc::clone(&app);
-        move |peer| TowerToHyperService::new(warp::service(http::filter(Arc::clone(&app), peer)))
+        move |peer| http::service(Arc::clone(&app), peer)
     };
     let connections = Connections::accept(listener, answers);
     let mut shutdown = pin!(shutdown);
