@@ -653,7 +653,7 @@ fn a_change_takes_as_much_memory_as_foretold() {
     ];
     for mutation in grows {
         let before = pair.state.memory_bytes();
-        let (comes, goes) = pair.state.growth(&mutation);
+        let (comes, goes) = (pair.state.comes(&mutation), pair.state.goes(&mutation));
         pair.apply(&mutation);
         assert_eq!(
             pair.state.memory_bytes(),

@@ -287,39 +287,49 @@ impl State {
         self.contents.books().memory_bytes
     }
 
-    /// What a mutation adds to [`State::memory_bytes`] at most, and what it takes off at least.
+    /// What a mutation adds to [`State::memory_bytes`] at most; costs no look at the keys.
     #[must_use]
-    pub fn growth(&self, mutation: &Mutation<'_>) -> (u64, u64) {
-        let entry = |key: &str| match self.contents.slot(key) {
-            Some(Slot::Live(entry)) => Some(entry),
-            _ => None,
-        };
+    pub fn comes(&self, mutation: &Mutation<'_>) -> u64 {
         match mutation {
             Mutation::Put {
                 key,
                 value,
                 deadline,
                 ..
-            } => {
-                let bytes =
-                    |value_len, has_deadline| entry_bytes(key.len(), value_len, has_deadline);
-                let old =
-                    entry(key).map_or(0, |old| bytes(old.value.len(), old.deadline.is_some()));
-                (bytes(value.len(), deadline.is_some()), old)
-            }
+            } => entry_bytes(key.len(), value.len(), deadline.is_some()),
             Mutation::Link {
-                key,
                 collection,
                 record_id,
                 metadata,
                 ..
+            } => link_bytes(collection, record_id, metadata.as_deref()),
+            _ => 0,
+        }
+    }
+
+    /// What a mutation takes off [`State::memory_bytes`] at least, by taking the place of something.
+    #[must_use]
+    pub fn goes(&self, mutation: &Mutation<'_>) -> u64 {
+        let entry = |key: &str| match self.contents.slot(key) {
+            Some(Slot::Live(entry)) => Some(entry),
+            _ => None,
+        };
+        match mutation {
+            Mutation::Put { key, .. } => entry(key).map_or(0, |old| {
+                entry_bytes(key.len(), old.value.len(), old.deadline.is_some())
+            }),
+            Mutation::Link {
+                key,
+                collection,
+                record_id,
+                ..
             } => {
-                let bytes = |text: Option<&[u8]>| link_bytes(collection, record_id, text);
                 let old = entry(key).and_then(|entry| entry.links.get(collection, record_id));
-                let old = old.map_or(0, |old| bytes(old.metadata.as_deref()));
-                (bytes(metadata.as_deref()), old)
+                old.map_or(0, |old| {
+                    link_bytes(collection, record_id, old.metadata.as_deref())
+                })
             }
-            _ => (0, 0),
+            _ => 0,
         }
     }
 
@@ -333,14 +343,18 @@ impl State {
             Some(Slot::Live(entry)) => entry.links.bytes(),
             _ => 0,
         };
-        let (comes, goes) = self.growth(mutation);
-        now.saturating_add(comes).saturating_sub(goes)
+        now.saturating_add(self.comes(mutation))
+            .saturating_sub(self.goes(mutation))
     }
 
     /// Whether the deadline of a key has passed at `now`, unnoticed by the log, and the key has
     /// links.
     #[must_use]
     pub fn expired_with_links(&self, key: &str, now: u64) -> bool {
+        // Most stores have none, and this is on the path of every set.
+        if self.contents.books().links_len == 0 {
+            return false;
+        }
         match self.contents.slot(key) {
             Some(Slot::Live(entry)) => {
                 entry.deadline.is_some_and(|at| at <= now) && !entry.links.as_slice().is_empty()

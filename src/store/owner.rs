@@ -309,10 +309,16 @@ impl Owner {
     /// Refuses what would make the state grow beyond its limit. What it replaces is counted.
     fn check_memory(&self, mutations: &[Mutation<'_>]) -> Result<(), Error> {
         let used = self.state.memory_bytes();
+        let come = |sum: u64, mutation| sum.saturating_add(self.state.comes(mutation));
+        if mutations.iter().fold(used, come) <= self.max_memory_bytes {
+            return Ok(());
+        }
+        // Only now is it worth a look at what goes.
         let mut after = used;
         for mutation in mutations {
-            let (comes, goes) = self.state.growth(mutation);
-            after = after.saturating_add(comes).saturating_sub(goes);
+            after = after
+                .saturating_add(self.state.comes(mutation))
+                .saturating_sub(self.state.goes(mutation));
         }
         if after > used && after > self.max_memory_bytes {
             return Err(Error::MemoryFull {

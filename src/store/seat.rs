@@ -25,6 +25,9 @@ use super::shared::{AbortOnPanic, Shared};
 /// its connections wait as well.
 const ROUNDS_MAX: u32 = 4;
 
+/// So often a command looks for a free seat before it goes into the mailbox: a microsecond or two.
+const LOOKS_MAX: u32 = 64;
+
 pub(super) struct Seat {
     owner: Mutex<Owner>,
     shared: Arc<Shared>,
@@ -65,7 +68,7 @@ impl Seat {
     /// Carries out a command, or leaves it to whoever has the seat.
     pub(super) fn call(&self, command: Command) -> Outcome {
         let mut outcome = None;
-        if let Some(mut owner) = self.take() {
+        if let Some(mut owner) = self.take_soon() {
             let _abort = AbortOnPanic;
             if owner.has_ended() {
                 return Outcome::Now(Err(Error::Stopping));
@@ -101,6 +104,18 @@ impl Seat {
             self.leave(owner);
         }
         self.shared.mailbox.call();
+    }
+
+    /// The seat, if it is free or about to be: most turns are shorter than what a message and its reply
+    /// cost. Whoever has it may also have been put to sleep in it, so nobody waits for long.
+    fn take_soon(&self) -> Option<MutexGuard<'_, Owner>> {
+        for _ in 0..LOOKS_MAX {
+            if let Some(owner) = self.take() {
+                return Some(owner);
+            }
+            std::hint::spin_loop();
+        }
+        self.take()
     }
 
     /// The seat, if it is free.
