@@ -30,7 +30,12 @@ impl<B> Default for Handover<B> {
 impl<B> Handover<B> {
     /// Leaves a request.
     pub(super) fn put(&self, request: hyper::Request<B>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(request);
+        let mut place = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        debug_assert!(
+            place.is_none(),
+            "a request is taken before the next one comes"
+        );
+        *place = Some(request);
     }
 
     /// Takes the request that was left.

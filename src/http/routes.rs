@@ -158,8 +158,8 @@ fn segment(rest: &str) -> Result<&str, Refusal> {
     }
 }
 
-/// What answers the requests of the connection from `peer`: warp's service around one filter, which takes
-/// every request and never rejects.
+/// What answers the requests of the connection from `peer`, one after the other as HTTP/1 has them: warp's
+/// service around one filter, which takes every request and never rejects.
 pub fn service<B: Incoming>(
     app: Arc<App>,
     peer: SocketAddr,

@@ -96,14 +96,21 @@ impl Mailbox {
     /// Sleeps until the owner's thread is called or the mailbox closed, at most for `patience`; not at
     /// all if something waits.
     pub(super) fn wait(&self, patience: Duration) {
-        let inner = self.lock();
-        let idle = |inner: &mut Inner| {
-            let nothing = inner.waiting.is_empty() && inner.chores.is_empty();
-            nothing && !inner.is_called && !inner.closed
+        self.wait_while(patience, |inner| inner.waiting.is_empty());
+    }
+
+    /// The same, but commands that wait are left to whoever takes the seat meanwhile.
+    pub(super) fn stand_back(&self, time: Duration) {
+        self.wait_while(time, |_| true);
+    }
+
+    fn wait_while(&self, time: Duration, idle: impl Fn(&Inner) -> bool) {
+        let is_idle = |inner: &mut Inner| {
+            idle(inner) && inner.chores.is_empty() && !inner.is_called && !inner.closed
         };
         let (mut inner, _) = self
             .called
-            .wait_timeout_while(inner, patience, idle)
+            .wait_timeout_while(self.lock(), time, is_idle)
             .unwrap_or_else(PoisonError::into_inner);
         inner.is_called = false;
     }

@@ -67,6 +67,14 @@ pub(super) struct Progress {
     has_ended: bool,
 }
 
+/// What a turn with the mailbox met.
+pub(super) struct Turn {
+    /// It was not closed, or not empty.
+    pub(super) is_open: bool,
+    /// There were commands in it.
+    pub(super) was_asked: bool,
+}
+
 /// Who waits for the outcome of a command.
 pub(super) trait Caller {
     /// Tells it at once.
@@ -88,9 +96,10 @@ impl Caller for ReplyTo {
 }
 
 impl Owner {
-    /// A turn in which nobody but the mailbox is served. Returns `false` once it is closed and empty.
-    pub(super) fn serve(&mut self, taken: &mut Taken) -> bool {
-        let open = self.shared.mailbox.take(taken);
+    /// A turn in which nobody but the mailbox is served.
+    pub(super) fn serve(&mut self, taken: &mut Taken) -> Turn {
+        let is_open = self.shared.mailbox.take(taken);
+        let was_asked = !taken.envelopes.is_empty();
         self.progress.refused = self.tell_time();
         for Envelope { command, reply_to } in taken.envelopes.drain(..) {
             self.carry_out(&command, reply_to);
@@ -98,8 +107,8 @@ impl Owner {
         for chore in taken.chores.drain(..) {
             self.do_chore(chore);
         }
-        self.end_turn();
-        open
+        self.end_turn(was_asked);
+        Turn { is_open, was_asked }
     }
 
     /// A turn for one command.
@@ -108,14 +117,17 @@ impl Owner {
         self.progress.for_one = true;
         self.carry_out(command, caller);
         self.progress.for_one = false;
-        self.end_turn();
+        self.end_turn(true);
     }
 
-    fn end_turn(&mut self) {
-        self.progress.turns = self.progress.turns.wrapping_add(1);
-        self.shared
-            .turns
-            .store(self.progress.turns, Ordering::Relaxed);
+    /// Ends a turn in which commands were carried out, or only what the time and the compactor ask for.
+    fn end_turn(&mut self, was_asked: bool) {
+        if was_asked {
+            self.progress.turns = self.progress.turns.wrapping_add(1);
+            self.shared
+                .turns
+                .store(self.progress.turns, Ordering::Relaxed);
+        }
         self.shared
             .asked
             .store(self.progress.asked, Ordering::Relaxed);

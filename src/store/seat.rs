@@ -1,29 +1,36 @@
 //! The owner's seat: whoever takes it is the owner for a turn.
 //!
 //! A handler that finds it free carries out its command itself, which costs neither a message nor a
-//! wake-up; one that finds it taken leaves its command in the mailbox and goes on with something else.
+//! wake-up; one that finds it taken, and still taken after a few looks, leaves its command in the mailbox and
+//! goes on with something else.
 //! The owner's own thread does what nobody calls for: what is due by the time, the compactor's chores,
 //! and what is left over when many come at once.
 //!
 //! What always holds:
 //! - One thread at a time has the seat, so there is one order of commands, and nobody but the owner's
-//!   thread ever waits for it.
+//!   thread ever sleeps for it.
 //! - Whoever leaves the seat, or has found it taken, looks into the mailbox once more: a command that
 //!   was left there meanwhile is carried out by one of them.
 //! - A panic in the seat ends the process, whichever thread has it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use super::command::{Command, Error, Reply};
 use super::mailbox::{Envelope, ReplyTo, Taken};
-use super::owner::{Caller, Owner};
+use super::owner::{Caller, Owner, Turn};
 use super::shared::{AbortOnPanic, Shared};
 
 /// Who has served the mailbox so often behind its own command leaves the rest to the owner's thread:
 /// its connections wait as well.
-const ROUNDS_MAX: u32 = 4;
+const ROUNDS_MAX: u32 = 16;
+
+/// So long the owner's thread leaves the seat to others once it has served a command. If it looked at once
+/// it would find the next one, which was left because it had the seat, and go on for as long as many ask;
+/// a handler that serves the mailbox spares them the wake-up from another thread.
+const STAND_BACK: Duration = Duration::from_micros(50);
 
 /// So often a command looks for a free seat before it goes into the mailbox: a microsecond or two.
 const LOOKS_MAX: u32 = 64;
@@ -141,13 +148,18 @@ impl Seat {
         let mut taken = Taken::default();
         loop {
             let mut owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
-            if !owner.serve(&mut taken) {
+            let Turn { is_open, was_asked } = owner.serve(&mut taken);
+            if !is_open {
                 owner.end();
                 return;
             }
             let patience = owner.patience();
             drop(owner);
-            self.shared.mailbox.wait(patience);
+            if was_asked {
+                self.shared.mailbox.stand_back(STAND_BACK.min(patience));
+            } else {
+                self.shared.mailbox.wait(patience);
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::state::Keyring;
 pub(super) struct Shared {
     pub(super) mailbox: Mailbox,
     pub(super) frame: OpenFrame,
-    /// How many turns the owner had: if it has changed, somebody is working.
+    /// How many turns the owner had in which it was asked: if it has changed, somebody is working.
     pub(super) turns: AtomicU64,
     /// How many commands other than finds it has carried out.
     pub(super) asked: AtomicU64,

@@ -491,6 +491,43 @@ fn the_mailbox_is_bounded_and_closes_behind_what_it_holds() {
 }
 
 #[test]
+fn standing_back_leaves_commands_to_others_until_it_is_called() {
+    let mailbox = Mailbox::new();
+    let send = || {
+        let (reply_to, _) = oneshot::channel();
+        let command = get("a");
+        assert_eq!(mailbox.send(Envelope { command, reply_to }), Ok(()));
+    };
+    let mut taken = Taken::default();
+    send();
+    std::thread::scope(|scope| {
+        let standing = scope.spawn(|| {
+            mailbox.stand_back(Duration::MAX);
+            mailbox.take(&mut taken)
+        });
+        send();
+        mailbox.call();
+        assert!(standing.join().unwrap());
+    });
+    assert_eq!(taken.envelopes.len(), 2);
+    send();
+    // It was called for the last time, and a command that waits is enough to be awake.
+    mailbox.wait(Duration::MAX);
+}
+
+#[test]
+fn a_turn_without_a_command_is_nobodys_work() {
+    let mut bench = Bench::new(1 << 20, 1 << 20);
+    let turns = |bench: &Bench| bench.owner.shared.turns.load(Ordering::Relaxed);
+    let before = turns(&bench);
+    let turn = bench.owner.serve(&mut Taken::default());
+    assert!(turn.is_open && !turn.was_asked);
+    assert_eq!(turns(&bench), before);
+    bench.owner.serve_one(&get("a"), oneshot::channel().0);
+    assert_ne!(turns(&bench), before);
+}
+
+#[test]
 fn a_command_that_finds_the_seat_taken_is_carried_out_by_whoever_comes_next() {
     // Nobody plays the owner's thread here.
     let seat = Seat::new(Bench::new(1 << 20, 1 << 20).owner);
