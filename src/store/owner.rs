@@ -51,7 +51,7 @@ pub(super) struct Owner {
 /// How far the owner has come with what is not about the state.
 #[derive(Default)]
 pub(super) struct Progress {
-    /// Turns so far.
+    /// Turns so far in which a command was carried out.
     turns: u64,
     /// Commands so far, but for finds.
     asked: u64,

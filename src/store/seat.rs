@@ -9,12 +9,12 @@
 //! What always holds:
 //! - One thread at a time has the seat, so there is one order of commands, and nobody but the owner's
 //!   thread ever sleeps for it.
-//! - Whoever leaves the seat, or has found it taken, looks into the mailbox once more: a command that
-//!   was left there meanwhile is carried out by one of them.
+//! - Whoever leaves the seat, or has found it taken, looks into the mailbox once more (the owner's thread
+//!   after it has stood back): a command that was left there meanwhile is carried out by one of them.
 //! - A panic in the seat ends the process, whichever thread has it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -23,9 +23,9 @@ use super::mailbox::{Envelope, ReplyTo, Taken};
 use super::owner::{Caller, Owner, Turn};
 use super::shared::{AbortOnPanic, Shared};
 
-/// Who has served the mailbox so often behind its own command leaves the rest to the owner's thread:
+/// Who has served the mailbox for so long behind its own command leaves the rest to the owner's thread:
 /// its connections wait as well.
-const ROUNDS_MAX: u32 = 16;
+const SERVING_MAX: Duration = Duration::from_micros(200);
 
 /// So long the owner's thread leaves the seat to others once it has served a command. If it looked at once
 /// it would find the next one, which was left because it had the seat, and go on for as long as many ask;
@@ -99,9 +99,13 @@ impl Seat {
     fn look_again(&self) {
         let _abort = AbortOnPanic;
         let mut taken = Taken::default();
-        for _ in 0..ROUNDS_MAX {
+        let mut started = None;
+        loop {
             if self.shared.mailbox.is_empty() {
                 return;
+            }
+            if started.get_or_insert_with(Instant::now).elapsed() >= SERVING_MAX {
+                break;
             }
             // Whoever has it looks again.
             let Some(mut owner) = self.take() else {
@@ -156,7 +160,8 @@ impl Seat {
             let patience = owner.patience();
             drop(owner);
             if was_asked {
-                self.shared.mailbox.stand_back(STAND_BACK.min(patience));
+                // Whoever takes the seat meanwhile does what is due.
+                self.shared.mailbox.stand_back(STAND_BACK);
             } else {
                 self.shared.mailbox.wait(patience);
             }

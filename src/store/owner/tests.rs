@@ -1,6 +1,6 @@
 //! The owner without its threads: what is answered when, with the committer's part played by hand.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ekokv_wal::{Draft, Log, Mode, SimDisk};
@@ -493,26 +493,22 @@ fn the_mailbox_is_bounded_and_closes_behind_what_it_holds() {
 #[test]
 fn standing_back_leaves_commands_to_others_until_it_is_called() {
     let mailbox = Mailbox::new();
-    let send = || {
-        let (reply_to, _) = oneshot::channel();
-        let command = get("a");
-        assert_eq!(mailbox.send(Envelope { command, reply_to }), Ok(()));
-    };
-    let mut taken = Taken::default();
-    send();
-    std::thread::scope(|scope| {
-        let standing = scope.spawn(|| {
-            mailbox.stand_back(Duration::MAX);
-            mailbox.take(&mut taken)
-        });
-        send();
-        mailbox.call();
-        assert!(standing.join().unwrap());
-    });
-    assert_eq!(taken.envelopes.len(), 2);
-    send();
-    // It was called for the last time, and a command that waits is enough to be awake.
+    let (reply_to, _) = oneshot::channel();
+    let command = get("a");
+    assert_eq!(mailbox.send(Envelope { command, reply_to }), Ok(()));
+    let (started, time) = (Instant::now(), Duration::from_millis(1));
+    mailbox.stand_back(time);
+    assert!(
+        started.elapsed() >= time,
+        "a command is no reason to end it"
+    );
+    mailbox.call();
+    mailbox.stand_back(Duration::MAX);
+    // A command that waits is enough to be awake.
     mailbox.wait(Duration::MAX);
+    let mut taken = Taken::default();
+    assert!(mailbox.take(&mut taken));
+    assert_eq!(taken.envelopes.len(), 1);
 }
 
 #[test]
