@@ -159,7 +159,7 @@ impl Session {
         loop {
             while self.set() {}
             let (status, answer) = self.compact();
-            assert_eq!(status, 200, "{answer}");
+            assert_eq!(status, 200, "{answer}\n{}", self.process.said());
             if !self.set() {
                 return self.kept.len() - before;
             }

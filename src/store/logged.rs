@@ -35,18 +35,30 @@ impl AddAssign for Amounts {
     }
 }
 
-/// What was logged since somebody last took note: the committer adds, others look on.
+/// What was logged, since somebody last took note and since a snapshot last had all of it: the committer
+/// adds, others look on.
+///
+/// All counters ascend and what is asked for is a difference, so what goes from one hand to another is
+/// missing at no moment: a segment that was prepared in its room would be missing to the compaction.
 #[derive(Debug, Default)]
 pub(super) struct Logged {
+    ever: Counters,
+    /// What somebody took note of.
+    noted: Counters,
+    /// What is in a snapshot.
+    folded: Counters,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
     records: AtomicU64,
     records_bytes: AtomicU64,
     disk_bytes: AtomicU64,
     segments: AtomicU64,
 }
 
-impl Logged {
-    /// Adds a batch.
-    pub(super) fn add(&self, amounts: Amounts) {
+impl Counters {
+    fn add(&self, amounts: Amounts) {
         self.records.fetch_add(amounts.records, Ordering::Relaxed);
         self.records_bytes
             .fetch_add(amounts.records_bytes, Ordering::Relaxed);
@@ -55,23 +67,53 @@ impl Logged {
         self.segments.fetch_add(amounts.segments, Ordering::Relaxed);
     }
 
-    /// So much was logged.
-    pub(super) fn so_far(&self) -> Amounts {
+    /// By how much they are ahead of others.
+    fn beyond(&self, others: &Self) -> Amounts {
+        // The others first, so that what they follow has come.
+        let ahead = |counter: &AtomicU64, other: &AtomicU64| {
+            let other = other.load(Ordering::Relaxed);
+            counter.load(Ordering::Relaxed).saturating_sub(other)
+        };
         Amounts {
-            records: self.records.load(Ordering::Relaxed),
-            records_bytes: self.records_bytes.load(Ordering::Relaxed),
-            disk_bytes: self.disk_bytes.load(Ordering::Relaxed),
-            segments: self.segments.load(Ordering::Relaxed),
+            records: ahead(&self.records, &others.records),
+            records_bytes: ahead(&self.records_bytes, &others.records_bytes),
+            disk_bytes: ahead(&self.disk_bytes, &others.disk_bytes),
+            segments: ahead(&self.segments, &others.segments),
         }
+    }
+}
+
+impl Logged {
+    /// Begins with what is in the log and in no snapshot yet; it has been taken note of.
+    pub(super) fn begin(&self, unfolded: Amounts) {
+        self.ever.add(unfolded);
+        self.noted.add(unfolded);
+    }
+
+    /// Adds a batch.
+    pub(super) fn add(&self, amounts: Amounts) {
+        self.ever.add(amounts);
+    }
+
+    /// So much was logged since [`Logged::take`].
+    pub(super) fn so_far(&self) -> Amounts {
+        self.ever.beyond(&self.noted)
     }
 
     /// Takes note, and begins at nothing. Only the committer calls it, between two batches.
     pub(super) fn take(&self) -> Amounts {
-        Amounts {
-            records: self.records.swap(0, Ordering::Relaxed),
-            records_bytes: self.records_bytes.swap(0, Ordering::Relaxed),
-            disk_bytes: self.disk_bytes.swap(0, Ordering::Relaxed),
-            segments: self.segments.swap(0, Ordering::Relaxed),
-        }
+        let amounts = self.so_far();
+        self.noted.add(amounts);
+        amounts
+    }
+
+    /// So much of what was taken note of is in a snapshot now.
+    pub(super) fn fold(&self, amounts: Amounts) {
+        self.folded.add(amounts);
+    }
+
+    /// So much is in the log and in no snapshot.
+    pub(super) fn unfolded(&self) -> Amounts {
+        self.ever.beyond(&self.folded)
     }
 }

@@ -196,9 +196,8 @@ fn start(
         state.keyring().clone(),
         compaction.repair,
     ));
-    shared
-        .space
-        .expect(compaction.snapshot_bytes, compaction.owed);
+    shared.space.expect(compaction.snapshot_bytes);
+    shared.logged.begin(compaction.owed);
     shared.space.sample(disk.as_ref());
     let Time { shown, logged } = timekeeper.tell(&shared);
     let compactor = Compactor {

@@ -292,7 +292,7 @@ impl Owner {
                             <= shared.spares.segment_bytes())
             })
             .map_err(|error| match error {
-                // No segment will be ready before there is room for one.
+                // No segment will be ready before somebody else makes room for one.
                 Error::Busy { .. } if self.must_not_prepare() => Error::SpaceFull {
                     missing: shared.space.missing(&shared.logged),
                 },
@@ -302,7 +302,9 @@ impl Owner {
 
     fn must_not_prepare(&self) -> bool {
         let shared = &self.shared;
-        !shared.spares.ready() && !shared.space.has_segment(&shared.logged)
+        !shared.spares.ready()
+            && !shared.space.has_segment(&shared.logged)
+            && shared.space.is_stuck()
     }
 
     /// Refuses what would make the state grow while the disk has no room for its next compaction.

@@ -5,7 +5,7 @@
 //! | --- | --- |
 //! | at least the next compaction and two segments | everything |
 //! | less | writes that grow the state are refused (507); a compaction starts, and the older generation goes |
-//! | less than the next compaction and a segment | no segment is prepared but for a compaction, which starts at once and gives the older generation up first |
+//! | less than the next compaction and a segment | no segment is prepared but for a compaction, which starts at once and gives the older generation up first; what finds no room in the log meanwhile is told to come back (429), and that the disk is full (507) if no compaction is due |
 //!
 //! A compaction takes the next snapshot, and runs of what was logged if that is more than fits into
 //! memory. The snapshot is taken to be as long as the newest one and all records since: what the records
@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ekokv_wal::Disk;
 
-use super::logged::{Amounts, Logged};
+use super::logged::Logged;
 
 /// How many segments are kept free for what makes the state smaller.
 const SEGMENTS_KEPT: u64 = 2;
@@ -31,10 +31,10 @@ pub(super) struct Space {
     free: AtomicU64,
     /// Length of the newest snapshot.
     snapshot: AtomicU64,
-    /// What was logged behind it before the last rotation for a compaction: records and their bytes.
-    owed: [AtomicU64; 2],
     /// A compaction waits for a segment to go on in.
     awaited: AtomicBool,
+    /// No compaction is under way, or due, that could give room for the next segment.
+    stuck: AtomicBool,
 }
 
 impl Space {
@@ -43,8 +43,8 @@ impl Space {
             segment_bytes,
             free: AtomicU64::new(u64::MAX),
             snapshot: AtomicU64::new(0),
-            owed: [AtomicU64::new(0), AtomicU64::new(0)],
             awaited: AtomicBool::new(false),
+            stuck: AtomicBool::new(false),
         }
     }
 
@@ -55,12 +55,9 @@ impl Space {
         self.free.store(free, Ordering::Relaxed);
     }
 
-    /// The newest snapshot takes so many bytes, and so much was logged behind it.
-    pub(super) fn expect(&self, snapshot_bytes: u64, owed: Amounts) {
+    /// The newest snapshot takes so many bytes.
+    pub(super) fn expect(&self, snapshot_bytes: u64) {
         self.snapshot.store(snapshot_bytes, Ordering::Relaxed);
-        let [records, bytes] = &self.owed;
-        records.store(owed.records, Ordering::Relaxed);
-        bytes.store(owed.records_bytes, Ordering::Relaxed);
     }
 
     /// How many bytes are missing for a write that grows the state; 0 if none are.
@@ -74,6 +71,17 @@ impl Space {
     /// A compaction, which gives room back, waits for a segment, or does no more.
     pub(super) fn await_segment(&self, awaited: bool) {
         self.awaited.store(awaited, Ordering::Relaxed);
+    }
+
+    /// Says whether there is no room for the next segment, and no compaction that could give some is under
+    /// way or due.
+    pub(super) fn set_stuck(&self, stuck: bool) {
+        self.stuck.store(stuck, Ordering::Relaxed);
+    }
+
+    /// Whether there was no way out when the compactor last looked.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.stuck.load(Ordering::Relaxed)
     }
 
     /// Whether a segment can be prepared and the next compaction still fits, or is waited for by the
@@ -98,13 +106,7 @@ impl Space {
     }
 
     fn compaction_bytes(&self, logged: &Logged) -> u64 {
-        let [records, bytes] = &self.owed;
-        let owed = Amounts {
-            records: records.load(Ordering::Relaxed),
-            records_bytes: bytes.load(Ordering::Relaxed),
-            ..Amounts::default()
-        };
-        let logged = owed + logged.so_far();
+        let logged = logged.unfolded();
         let growth = logged.records.saturating_mul(RECORD_GROWTH_BYTES);
         let folded = logged.records_bytes.saturating_add(growth);
         // A run in memory takes a segment.
@@ -124,6 +126,7 @@ impl Space {
 mod tests {
     use ekokv_wal::SimDisk;
 
+    use super::super::logged::Amounts;
     use super::*;
 
     #[test]
@@ -138,7 +141,8 @@ mod tests {
             records_bytes,
             ..Amounts::default()
         };
-        space.expect(1_000, amounts(0, 30));
+        space.expect(1_000);
+        logged.begin(amounts(0, 30));
         logged.add(amounts(1, 4));
         for (free, missing, segment) in [
             (1_250, 0, true),
@@ -153,8 +157,15 @@ mod tests {
             assert_eq!(space.has_segment(&logged), segment, "{free}");
             assert_eq!(space.is_scarce(&logged), !segment, "{free}");
         }
+        // What a rotation hands over to a compaction is counted until it is folded.
+        assert_eq!(logged.take(), amounts(1, 4));
+        assert_eq!(logged.so_far(), Amounts::default());
+        assert_eq!(space.missing(&logged), 200);
         // As much again in runs, once it does not fit into memory.
         logged.add(amounts(0, 50));
         assert_eq!(space.missing(&logged), 1_400 - 1_050);
+        logged.fold(amounts(1, 34));
+        assert_eq!(logged.unfolded(), amounts(0, 50));
+        assert_eq!(space.missing(&logged), 1_250 - 1_050);
     }
 }

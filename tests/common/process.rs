@@ -179,6 +179,11 @@ impl Process {
         self.child.id()
     }
 
+    /// What it has logged since it was ready, as far as nobody has read it.
+    pub(crate) fn said(&self) -> String {
+        self.later.try_iter().collect::<Vec<_>>().join("\n")
+    }
+
     /// Waits for the end; the exit status, and every line that was logged after it was ready.
     pub(crate) fn end(&mut self) -> (ExitStatus, Vec<String>) {
         let mut log = Vec::new();

@@ -19,6 +19,7 @@ mod rescue;
 mod runs;
 mod scrub;
 
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
@@ -127,8 +128,11 @@ impl Compactor {
 
     /// Why a compaction should begin now.
     fn is_due(&self) -> Option<&'static str> {
-        let due = self.schedule.due(&self.facts());
-        due.filter(|_| Instant::now() >= self.not_before)
+        let facts = self.facts();
+        let due = self.schedule.due(&facts);
+        let due = due.filter(|_| Instant::now() >= self.not_before);
+        self.shared.space.set_stuck(facts.stuck && due.is_none());
+        due
     }
 
     fn facts(&self) -> Facts {
@@ -169,6 +173,7 @@ impl Compactor {
 
     /// Folds all that was logged so far into a snapshot. Returns its last sequence.
     fn compact(&mut self, pace: &mut Pace) -> Result<u64, Trouble> {
+        self.shared.space.set_stuck(false);
         let outcome = self.compact_or_rescue(pace);
         self.account(outcome)
     }
@@ -220,7 +225,7 @@ impl Compactor {
         let sequence = to.position.sequence;
         if base.is_some_and(|base| base.sequence() == sequence) {
             // Nothing has changed since. What an older generation was good for is gone if it is damaged.
-            self.owed = Amounts::default();
+            self.shared.logged.fold(mem::take(&mut self.owed));
             self.retire(self.repair);
             return Ok(sequence);
         }
@@ -260,8 +265,8 @@ impl Compactor {
             "a snapshot is published"
         );
         self.generations.publish(made);
-        self.owed = Amounts::default();
-        self.shared.space.expect(made.bytes, self.owed);
+        self.shared.space.expect(made.bytes);
+        self.shared.logged.fold(mem::take(&mut self.owed));
     }
 
     /// Removes what no generation needs; with `only_newest`, or while space is short, all but the
@@ -304,8 +309,6 @@ impl Compactor {
         self.shared.space.await_segment(false);
         let rotated = rotated?;
         self.owed += rotated.logged;
-        let newest = self.generations.newest().map_or(0, |newest| newest.bytes);
-        self.shared.space.expect(newest, self.owed);
         Ok(rotated)
     }
 
