@@ -3,13 +3,14 @@
 //! What comes is added and what goes is taken off by the same function, so they cannot drift.
 //!
 //! The estimate follows the layout: a record's slot in the arena, with a version and a deadline of usual
-//! length lest it depend on when it was made; its slot in the order; its place in the index of what becomes
-//! due; a large value with its table; links. Free slots in pages are not in it. `docs/architecture.md` has
-//! what was measured.
+//! length lest it depend on when it was made; its slots in the order and in the lookaside table; its place in
+//! the index of what becomes due; a large value with its table; links. Free slots in pages are not in it.
+//! `docs/architecture.md` has what was measured.
 
 use super::arena::{Handle, SLOT_BYTES_MAX, slot_bytes};
 use super::digest;
 use super::link::Links;
+use super::lookaside;
 use super::record::usual_bytes;
 use super::records::Slot;
 use super::value::COPIED_BYTES_MAX;
@@ -111,5 +112,5 @@ fn record_bytes(key_len: usize, value_len: Option<usize>, has_deadline: bool) ->
         0
     };
     let due = if has_deadline { DUE_BYTES } else { 0 };
-    (record + own + ORDER_BYTES + due) as u64
+    (record + own + ORDER_BYTES + lookaside::KEY_BYTES + due) as u64
 }

@@ -6,7 +6,7 @@
 //!   stand there in vain until their turn comes.
 //! - The books are those of the slots and the queue.
 //! - A record's handle is in its slot of the order, in the index if it is due, in the queue if it is a
-//!   tombstone, and nowhere else: so records can be moved.
+//!   tombstone, perhaps in the lookaside table, and nowhere else: so records can be moved.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
@@ -17,6 +17,7 @@ use super::arena::Handle;
 use super::books::{Books, TOMBSTONE_BYTES};
 use super::entry::{Kept, KeptRef};
 use super::link::Links;
+use super::lookaside::Lookaside;
 use super::order::{Keys, Order, Place};
 use super::records::{Records, Slot};
 
@@ -29,6 +30,7 @@ const MOVES_AT_ONCE: usize = 8;
 /// Everything that a clear empties.
 pub(super) struct Contents {
     order: Order,
+    lookaside: Lookaside,
     records: Records,
     /// (when an expire or a forget is due, the slot's version) → record. A version belongs to one key
     /// only, so a slot finds its place here without comparing or copying keys.
@@ -45,6 +47,7 @@ impl Contents {
     pub(super) fn new(retention_ms: u64) -> Self {
         Self {
             order: Order::default(),
+            lookaside: Lookaside::default(),
             records: Records::default(),
             due: BTreeMap::new(),
             tombstones: VecDeque::new(),
@@ -54,7 +57,16 @@ impl Contents {
     }
 
     pub(super) fn slot(&self, key: &str) -> Option<Slot<'_>> {
-        let (_, handle) = self.order.find(key.as_bytes(), hash(key), &self.records)?;
+        let hash = hash(key);
+        let slot_of = |handle| match self.records.keyed(handle) {
+            Some((other, slot)) if other == key => Some(slot),
+            _ => None,
+        };
+        if let Some(slot) = self.lookaside.find(hash, slot_of) {
+            return Some(slot);
+        }
+        let (_, handle) = self.order.find(key.as_bytes(), hash, &self.records)?;
+        self.lookaside.note(hash, handle);
         self.records.slot(handle)
     }
 
@@ -95,17 +107,32 @@ impl Contents {
     pub(super) fn put(&mut self, key: &str, slot: Slot<'_>) {
         let hash = hash(key);
         let key_bytes = key.as_bytes();
+        let is_it = |handle| (self.records.key(handle) == key_bytes).then_some(handle);
+        if let Some(old) = self.lookaside.find(hash, is_it) {
+            self.leave(old);
+            let new = self.records.replace(old, key, slot);
+            // The order needs to know only of a record that has moved.
+            if new != old
+                && let Some(place) = self.order.find_record(key_bytes, hash, old)
+            {
+                self.moved(hash, place, old, new);
+            }
+            self.arrive(new);
+            return;
+        }
         match self.order.find_or_place(key_bytes, hash, &self.records) {
             Ok((place, old)) => {
                 self.leave(old);
                 let new = self.records.replace(old, key, slot);
-                self.moved(place, old, new);
+                self.moved(hash, place, old, new);
+                self.lookaside.note(hash, new);
                 self.arrive(new);
             }
             Err(place) => {
                 let new = self.records.add(key, slot, Links::default());
                 self.order
                     .insert(place, key_bytes, hash, new, &self.records);
+                self.lookaside.note(hash, new);
                 self.arrive(new);
             }
         }
@@ -132,17 +159,17 @@ impl Contents {
 
     /// Takes one slot out, off the books too. Not for tombstones: the queue keeps those.
     pub(super) fn take(&mut self, key: &str) -> Option<Kept> {
-        let (place, handle) = self.order.find(key.as_bytes(), hash(key), &self.records)?;
+        let hash = hash(key);
+        let (place, handle) = self.order.find(key.as_bytes(), hash, &self.records)?;
         let kept = self.records.slot(handle)?.kept()?.to_kept();
-        self.leave(handle);
-        self.order.remove(place);
-        self.records.remove(handle);
+        self.remove(hash, place, handle);
         Some(kept)
     }
 
     /// Changes the links of a live entry, which is a change of the entry: it has a new version.
     pub(super) fn relink(&mut self, key: &str, version: u64, change: impl FnOnce(&mut Links)) {
-        let found = self.order.find(key.as_bytes(), hash(key), &self.records);
+        let hash = hash(key);
+        let found = self.order.find(key.as_bytes(), hash, &self.records);
         let Some((place, old)) = found else {
             return;
         };
@@ -151,13 +178,14 @@ impl Contents {
         }
         self.leave(old);
         let new = self.records.relink(old, version, change);
-        self.moved(place, old, new);
+        self.moved(hash, place, old, new);
         self.arrive(new);
     }
 
     /// Leaves a tombstone under `key`, if anything but a tombstone is there.
     pub(super) fn bury(&mut self, key: &str, version: u64) {
-        let found = self.order.find(key.as_bytes(), hash(key), &self.records);
+        let hash = hash(key);
+        let found = self.order.find(key.as_bytes(), hash, &self.records);
         let Some((place, old)) = found else {
             return;
         };
@@ -166,26 +194,27 @@ impl Contents {
         }
         self.leave(old);
         let new = self.records.replace(old, key, Slot::Tombstone { version });
-        self.moved(place, old, new);
+        self.moved(hash, place, old, new);
         self.arrive(new);
         self.tombstones.push_back((version, new));
         self.books.memory_bytes += TOMBSTONE_BYTES;
     }
 
-    /// Drops the tombstones up to `version`, in time proportional to their number.
+    /// Drops the tombstones up to `version`, in time proportional to their number, and goes on with what is
+    /// done bit by bit.
     pub(super) fn release(&mut self, version: u64) {
         while let Some((buried, handle)) = self.tombstones.pop_front_if(|(at, _)| *at <= version) {
             self.books.memory_bytes -= TOMBSTONE_BYTES;
-            let place = match self.records.keyed(handle) {
+            let found = match self.records.keyed(handle) {
                 Some((key, Slot::Tombstone { version })) if version == buried => {
-                    self.order.find_record(key.as_bytes(), hash(key), handle)
+                    let hash = hash(key);
+                    let place = self.order.find_record(key.as_bytes(), hash, handle);
+                    place.map(|place| (hash, place))
                 }
                 _ => None,
             };
-            if let Some(place) = place {
-                self.leave(handle);
-                self.order.remove(place);
-                self.records.remove(handle);
+            if let Some((hash, place)) = found {
+                self.remove(hash, place, handle);
             }
         }
         if self.tombstones.is_empty() && self.tombstones.capacity() > TOMBSTONES_KEPT {
@@ -197,6 +226,8 @@ impl Contents {
             };
             self.relocate(handle);
         }
+        self.lookaside
+            .fit(self.books.live_len + self.books.remembered_len);
     }
 
     /// Whether there are records that [`Contents::release`] would move.
@@ -226,10 +257,19 @@ impl Contents {
         }
     }
 
-    fn moved(&mut self, place: Place, old: Handle, new: Handle) {
+    fn moved(&mut self, hash: u64, place: Place, old: Handle, new: Handle) {
         if new != old {
             self.order.replace(place, new);
+            self.lookaside.replace(hash, old, new);
         }
+    }
+
+    /// Takes a slot out, off the books too.
+    fn remove(&mut self, hash: u64, place: Place, handle: Handle) {
+        self.leave(handle);
+        self.order.remove(place);
+        self.lookaside.remove(hash, handle);
+        self.records.remove(handle);
     }
 
     /// Moves a record elsewhere.
@@ -237,14 +277,15 @@ impl Contents {
         let Some((key, slot)) = self.records.keyed(old) else {
             return;
         };
-        let Some(place) = self.order.find_record(key.as_bytes(), hash(key), old) else {
+        let hash = hash(key);
+        let Some(place) = self.order.find_record(key.as_bytes(), hash, old) else {
             return;
         };
         let version = slot.version();
         let due_at = due_at(&slot, self.retention_ms);
         let is_tombstone = matches!(slot, Slot::Tombstone { .. });
         let new = self.records.relocate(old);
-        self.moved(place, old, new);
+        self.moved(hash, place, old, new);
         if let Some(at) = due_at {
             self.due.insert((at, version), new);
         }

@@ -4,8 +4,8 @@
 //! replay of the log call the same [`State::apply`], so what a restart rebuilds is what was served.
 //!
 //! From the outside in: `map` is the state, `contents` its keys with the `books` about them, `order` the
-//! order of the keys with the `fences` between its leaves, `records` what is stored, a `record` each, in the
-//! pages of an `arena`.
+//! order of the keys with the `fences` between its leaves, `lookaside` the short way to a key, `records` what
+//! is stored, a `record` each, in the pages of an `arena`.
 
 mod arena;
 mod books;
@@ -18,11 +18,13 @@ pub mod find;
 mod keyring;
 mod link;
 mod lone;
+mod lookaside;
 mod map;
 mod mutation;
 mod order;
 mod record;
 mod records;
+mod tagged;
 pub mod ttl;
 mod value;
 

@@ -12,23 +12,19 @@
 //! keys in a branch, and 2 500 branches for ten million keys. A search goes through two rows of fences, the
 //! first of which stays in the caches, and one leaf.
 //!
-//! | bits of a slot | |
-//! | --- | --- |
-//! | 63 to 40 | the highest bits of the hash of the key |
-//! | 39 to 0 | handle of the record |
-//!
-//! Looking a key up compares hashes and reads the one record whose hash fits, so it costs as many cache
-//! misses as leaf and record have. (One in 16 million others fits by chance. Whoever makes keys for it gets
-//! 128 into a leaf: as many reads.) Inserting searches the leaf by its keys. Where one key after the other
-//! goes into the same leaf, as in a replay that has sorted them, the heads of its keys are laid side by side.
+//! A slot is a handle and bits of the hash of its key. Looking a key up compares these and reads the one
+//! record whose bits fit. (One in 16 million others fits by chance. Whoever makes keys for it gets 128 into a
+//! leaf: as many reads.) Inserting searches the leaf by its keys. Where one key after the other goes into the
+//! same leaf, as in a replay that has sorted them, the heads of its keys are laid side by side.
 //!
 //! A leaf that is full is split in halves. At the right end a new one is begun instead, so keys that come in
 //! ascending order leave full leaves.
 
 use std::ops::Bound;
 
-use super::arena::{HANDLE_BITS, Handle};
+use super::arena::Handle;
 use super::fences::{Fences, fence_between, head, shared_bytes};
+use super::tagged::Tagged;
 
 /// Slots of a leaf.
 const LEAF_SLOTS_MAX: usize = 128;
@@ -49,25 +45,7 @@ pub(super) trait Keys {
     fn key(&self, handle: Handle) -> &[u8];
 }
 
-/// A handle, and bits of the hash of its key.
-#[derive(Clone, Copy)]
-struct Slot(u64);
-
-impl Slot {
-    fn new(hash: u64, handle: Handle) -> Self {
-        Self(hash >> HANDLE_BITS << HANDLE_BITS | handle.bits())
-    }
-
-    fn handle(self) -> Handle {
-        Handle::from_bits(self.0)
-    }
-
-    fn fits(self, hash: u64) -> bool {
-        (self.0 ^ hash) >> HANDLE_BITS == 0
-    }
-}
-
-type Leaf = Vec<Slot>;
+type Leaf = Vec<Tagged>;
 
 #[derive(Default)]
 struct Branch {
@@ -161,7 +139,7 @@ impl Order {
         is_it: impl Fn(Handle) -> bool,
     ) -> Option<(Place, Handle)> {
         let slots = self.branches.get(branch)?.leaves.get(leaf)?;
-        let fits = |slot: &Slot| slot.fits(hash) && is_it(slot.handle());
+        let fits = |slot: &Tagged| slot.fits(hash) && is_it(slot.handle());
         let slot = slots.iter().position(fits)?;
         let place = Place { branch, leaf, slot };
         Some((place, slots.get(slot)?.handle()))
@@ -172,7 +150,7 @@ impl Order {
         if let Some(leaf) = self.leaf_mut(place)
             && let Some(slot) = leaf.get_mut(place.slot)
         {
-            *slot = Slot::new(slot.0, handle);
+            *slot = slot.with(handle);
         }
     }
 
@@ -185,7 +163,7 @@ impl Order {
         handle: Handle,
         keys: &impl Keys,
     ) {
-        let slot = Slot::new(hash, handle);
+        let slot = Tagged::new(hash, handle);
         let (number, at_leaf) = (place.branch, place.leaf);
         let is_last_branch = number + 1 >= self.branches.len();
         let Some(branch) = self.branches.get_mut(number) else {
@@ -223,7 +201,7 @@ impl Order {
         } else {
             let half = leaf.len() / 2;
             let mut right = leaf.split_off(half);
-            let end = |slot: Option<&Slot>| slot.map_or(&[][..], |slot| keys.key(slot.handle()));
+            let end = |slot: Option<&Tagged>| slot.map_or(&[][..], |slot| keys.key(slot.handle()));
             let fence = fence_between(end(leaf.last()), end(right.first()));
             leaf.shrink_to(half + LEAF_GROWTH);
             if *key < *fence {
@@ -245,7 +223,7 @@ impl Order {
     /// Appends a key behind all others.
     pub(super) fn push(&mut self, key: &[u8], hash: u64, handle: Handle, keys: &impl Keys) {
         self.near.place = None;
-        let slot = Slot::new(hash, handle);
+        let slot = Tagged::new(hash, handle);
         let number = self.branches.len().saturating_sub(1);
         let Some(branch) = self.branches.get_mut(number) else {
             return self.begin(slot);
@@ -382,7 +360,7 @@ impl Order {
         branch.leaves.get_mut(place.leaf)
     }
 
-    fn begin(&mut self, slot: Slot) {
+    fn begin(&mut self, slot: Tagged) {
         self.branches.push(Branch {
             fences: Fences::default(),
             leaves: vec![vec![slot]],
@@ -422,7 +400,7 @@ impl Order {
 impl Near {
     /// Where a key belongs in this leaf.
     fn position(&mut self, key: &[u8], leaf: &Leaf, keys: &impl Keys) -> usize {
-        let key_of = |slot: &Slot| keys.key(slot.handle());
+        let key_of = |slot: &Tagged| keys.key(slot.handle());
         let (first, last) = (leaf.first().map(key_of), leaf.last().map(key_of));
         let first = first.unwrap_or_default();
         let shared = shared_bytes(first, last.unwrap_or_default());

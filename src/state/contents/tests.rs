@@ -1,4 +1,7 @@
+use std::collections::HashSet;
+
 use bytes::Bytes;
+use proptest::prelude::*;
 
 use super::*;
 use crate::state::link::NO_LINKS;
@@ -193,4 +196,83 @@ fn a_large_value_is_shared_and_a_small_one_copied() {
     assert_eq!(contents.records.beside(), (1, 0));
     contents.put("k", live(b"1", 2, None, &NO_LINKS));
     assert_eq!(contents.records.beside(), (0, 0));
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Put(u64, usize),
+    Bury(u64),
+    Take(u64),
+    Relink(u64),
+    Release,
+    Ask(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let key = || 0..300u64;
+    prop_oneof![
+        6 => (key(), 0..120usize).prop_map(|(key, bytes)| Step::Put(key, bytes)),
+        2 => key().prop_map(Step::Bury),
+        1 => key().prop_map(Step::Take),
+        1 => key().prop_map(Step::Relink),
+        2 => Just(Step::Release),
+        4 => key().prop_map(Step::Ask),
+    ]
+}
+
+proptest! {
+    /// Asked by key, by the short way or the long one, and gone through in order, they say the same.
+    #[test]
+    fn keys_are_found_whatever_was_moved(steps in prop::collection::vec(step(), 0..1_500)) {
+        let mut contents = Contents::new(RETENTION_MS);
+        let mut model = BTreeMap::new();
+        let letters = [b'1'; 120];
+        for (version, step) in (1..).zip(steps) {
+            match step {
+                Step::Put(number, bytes) => {
+                    let value = &letters[..bytes];
+                    contents.put(&key(number), live(value, version, None, &NO_LINKS));
+                    model.insert(number, (bytes, version));
+                }
+                Step::Bury(number) => {
+                    contents.bury(&key(number), version);
+                    model.remove(&number);
+                }
+                Step::Take(number) => {
+                    contents.take(&key(number));
+                    model.remove(&number);
+                }
+                Step::Relink(number) => {
+                    contents.relink(&key(number), version, |all| *all = links(version));
+                    if let Some((_, at)) = model.get_mut(&number) {
+                        *at = version;
+                    }
+                }
+                Step::Release => {
+                    contents.release(version);
+                    let whole = (Bound::Unbounded, Bound::Unbounded);
+                    let handles = contents.order.range(whole, &contents.records);
+                    let in_order: HashSet<u64> = handles.map(Handle::bits).collect();
+                    for handle in contents.lookaside.handles() {
+                        prop_assert!(in_order.contains(&handle.bits()), "{:?} is left", handle);
+                    }
+                }
+                Step::Ask(number) => {
+                    let found = match contents.slot(&key(number)) {
+                        Some(Slot::Live(entry)) => Some((entry.value.len(), entry.version)),
+                        _ => None,
+                    };
+                    prop_assert_eq!(found, model.get(&number).copied());
+                }
+            }
+        }
+        contents.release(u64::MAX);
+        for number in 0..300 {
+            let slot = contents.slot(&key(number)).map(|slot| slot.version());
+            prop_assert_eq!(slot, model.get(&number).map(|(_, version)| *version));
+        }
+        let in_order: Vec<_> = all(&contents).into_iter().map(|(_, slot)| slot.version()).collect();
+        let versions: Vec<_> = model.values().map(|(_, version)| *version).collect();
+        prop_assert_eq!(in_order, versions);
+    }
 }
