@@ -554,3 +554,36 @@ fn the_owners_thread_is_called_once_for_a_deadline_before_it_would_look() {
     assert!(!bench.owner.is_due_earlier(), "it was called");
     assert_eq!(bench.owner.patience(), Duration::from_millis(100));
 }
+
+#[test]
+fn a_delete_without_room_in_the_log_comes_back_while_a_compaction_may_make_some() {
+    let mut bench = Bench::new(64 << 10, u64::MAX);
+    let mut keys: Vec<String> = (0..20).map(|number| format!("k{number}")).collect();
+    for key in &keys {
+        drop(bench.send(set(key)));
+    }
+    bench.commit();
+    // No segment is ready, and there is no room for one.
+    let full = SimDisk::new();
+    full.set_capacity(Some(0));
+    let space = &bench.owner.shared.space;
+    space.sample(&full);
+    assert!(!space.has_segment(&bench.owner.shared.logged));
+    let mut refused = loop {
+        let key = keys
+            .last()
+            .expect("the segment is full before all are deleted");
+        match bench.send(delete(key)).try_recv() {
+            Ok(outcome) => break outcome,
+            Err(_) => bench.commit(),
+        }
+        keys.pop();
+    };
+    assert!(matches!(refused, Err(Error::Busy { .. })), "{refused:?}");
+    for (is_stuck, is_full) in [(true, true), (false, false)] {
+        bench.owner.shared.space.set_stuck(is_stuck);
+        refused = bench.send(delete("k0")).try_recv().unwrap();
+        let is_told = matches!(refused, Err(Error::SpaceFull { missing: 1.. }));
+        assert_eq!(is_told, is_full, "{refused:?}");
+    }
+}
