@@ -108,34 +108,31 @@ impl Contents {
         let hash = hash(key);
         let key_bytes = key.as_bytes();
         let is_it = |handle| (self.records.key(handle) == key_bytes).then_some(handle);
-        if let Some(old) = self.lookaside.find(hash, is_it) {
-            self.leave(old);
-            let new = self.records.replace(old, key, slot);
-            // The order needs to know only of a record that has moved.
-            if new != old
-                && let Some(place) = self.order.find_record(key_bytes, hash, old)
-            {
-                self.moved(hash, place, old, new);
-            }
-            self.arrive(new);
-            return;
+        let (place, old) = match self.lookaside.find(hash, is_it) {
+            Some(old) => (None, old),
+            None => match self.order.find_or_place(key_bytes, hash, &self.records) {
+                Ok((place, old)) => {
+                    self.lookaside.note(hash, old);
+                    (Some(place), old)
+                }
+                Err(place) => {
+                    let new = self.records.add(key, slot, Links::default());
+                    self.order
+                        .insert(place, key_bytes, hash, new, &self.records);
+                    self.lookaside.note(hash, new);
+                    return self.arrive(new);
+                }
+            },
+        };
+        self.leave(old);
+        let new = self.records.replace(old, key, slot);
+        // The order needs to know only of a record that has moved.
+        if new != old
+            && let Some(place) = place.or_else(|| self.order.find_record(key_bytes, hash, old))
+        {
+            self.moved(hash, place, old, new);
         }
-        match self.order.find_or_place(key_bytes, hash, &self.records) {
-            Ok((place, old)) => {
-                self.leave(old);
-                let new = self.records.replace(old, key, slot);
-                self.moved(hash, place, old, new);
-                self.lookaside.note(hash, new);
-                self.arrive(new);
-            }
-            Err(place) => {
-                let new = self.records.add(key, slot, Links::default());
-                self.order
-                    .insert(place, key_bytes, hash, new, &self.records);
-                self.lookaside.note(hash, new);
-                self.arrive(new);
-            }
-        }
+        self.arrive(new);
     }
 
     /// Puts what is kept, with the links that it has, under a key that is not there.

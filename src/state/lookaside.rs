@@ -107,7 +107,7 @@ impl Lookaside {
                 self.grow();
             }
         } else if chunks > max {
-            self.shrink_to(max.max(chunks - CHUNKS_GO_AT_ONCE.min(chunks)));
+            self.shrink_to(max.max(chunks.saturating_sub(CHUNKS_GO_AT_ONCE)));
         }
     }
 

@@ -59,19 +59,19 @@ struct Counters {
 
 impl Counters {
     fn add(&self, amounts: Amounts) {
-        self.records.fetch_add(amounts.records, Ordering::Relaxed);
+        self.records.fetch_add(amounts.records, Ordering::Release);
         self.records_bytes
-            .fetch_add(amounts.records_bytes, Ordering::Relaxed);
+            .fetch_add(amounts.records_bytes, Ordering::Release);
         self.disk_bytes
-            .fetch_add(amounts.disk_bytes, Ordering::Relaxed);
-        self.segments.fetch_add(amounts.segments, Ordering::Relaxed);
+            .fetch_add(amounts.disk_bytes, Ordering::Release);
+        self.segments.fetch_add(amounts.segments, Ordering::Release);
     }
 
     /// By how much they are ahead of others.
     fn beyond(&self, others: &Self) -> Amounts {
         // The others first, so that what they follow has come.
         let ahead = |counter: &AtomicU64, other: &AtomicU64| {
-            let other = other.load(Ordering::Relaxed);
+            let other = other.load(Ordering::Acquire);
             counter.load(Ordering::Relaxed).saturating_sub(other)
         };
         Amounts {

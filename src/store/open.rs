@@ -196,7 +196,7 @@ fn start(
         state.keyring().clone(),
         compaction.repair,
     ));
-    shared.space.expect(compaction.snapshot_bytes);
+    shared.space.set_snapshot(compaction.snapshot_bytes);
     shared.logged.begin(compaction.owed);
     shared.space.sample(disk.as_ref());
     let Time { shown, logged } = timekeeper.tell(&shared);

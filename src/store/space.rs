@@ -56,7 +56,7 @@ impl Space {
     }
 
     /// The newest snapshot takes so many bytes.
-    pub(super) fn expect(&self, snapshot_bytes: u64) {
+    pub(super) fn set_snapshot(&self, snapshot_bytes: u64) {
         self.snapshot.store(snapshot_bytes, Ordering::Relaxed);
     }
 
@@ -141,7 +141,7 @@ mod tests {
             records_bytes,
             ..Amounts::default()
         };
-        space.expect(1_000);
+        space.set_snapshot(1_000);
         logged.begin(amounts(0, 30));
         logged.add(amounts(1, 4));
         for (free, missing, segment) in [

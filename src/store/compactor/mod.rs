@@ -265,7 +265,7 @@ impl Compactor {
             "a snapshot is published"
         );
         self.generations.publish(made);
-        self.shared.space.expect(made.bytes);
+        self.shared.space.set_snapshot(made.bytes);
         self.shared.logged.fold(mem::take(&mut self.owed));
     }
 
