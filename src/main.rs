@@ -1,12 +1,10 @@
 //! The program: arguments to settings to a server, and its end to an exit code.
 
-use std::hint::black_box;
 use std::io::{self, BufWriter, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use ekokv::clock::{Clock, SystemClock};
@@ -14,21 +12,15 @@ use ekokv::config::{Config, Flags};
 use ekokv::server;
 use ekokv::store::{Failure, inspect};
 use ekokv::torture;
+use tikv_jemallocator::Jemalloc;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::MissedTickBehavior;
 
-/// Faster than the system's for many small blocks that one thread takes and another gives back, and it
-/// returns what a compaction or a burst took.
+/// Faster than the system's where one thread frees what another took; the next request gets the block that
+/// the last one gave back, which the caches still hold. `.cargo/config.toml` sets it.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// So often the allocator is given the occasion to return memory.
-const RETURN_ROUND: Duration = Duration::from_secs(1);
-/// Freeing a block of this size makes it look for memory that nobody has used for a while. One of up to
-/// 512 KiB might be kept for the next of its size, and nothing would come of it.
-const RETURN_BLOCK_BYTES: usize = 1 << 20;
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// SIGXFSZ on Linux: a write beyond the limit on file sizes.
 const SIGNAL_FILE_TOO_LARGE: i32 = 25;
@@ -182,22 +174,10 @@ fn serve(flags: &Flags) -> Exit {
             return Exit::Storage;
         }
     };
-    runtime.spawn(return_memory());
     let exit = runtime.block_on(listen(config));
     // What still runs after a failure may hang on a disk; the end of the process ends it.
     runtime.shutdown_background();
     exit
-}
-
-/// Lets the allocator return what a start or a compaction took: it does so when something is freed, and
-/// an idle server frees nothing.
-async fn return_memory() {
-    let mut rounds = tokio::time::interval(RETURN_ROUND);
-    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        rounds.tick().await;
-        drop(black_box(Vec::<u8>::with_capacity(RETURN_BLOCK_BYTES)));
-    }
 }
 
 async fn listen(config: Config) -> Exit {

@@ -5,12 +5,13 @@ use std::io;
 use std::net::Ipv4Addr;
 
 use clap::Parser;
+use tikv_jemallocator::Jemalloc;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
 /// As the program's.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// A server that answers everything with one value, for comparison
 #[derive(Debug, Parser)]
