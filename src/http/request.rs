@@ -1,7 +1,7 @@
 //! A request as its connection hands it over, taken apart.
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::header::{
     AUTHORIZATION, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderValue, IF_MATCH, IF_NONE_MATCH,
@@ -15,32 +15,41 @@ use super::refusal::Refusal;
 use crate::auth::Grant;
 use crate::state::Role;
 
-/// Where a connection leaves its request for the filter that answers it. There is one at a time:
-/// HTTP/1 answers one after the other.
+/// What a connection and the filter that answers it have in common: one to a connection, so that a request
+/// counts nothing up and down that other connections count as well.
 ///
-/// Filters that took it apart piece by piece were a tenth of a get's processor time.
-pub(super) struct Handover<B>(Mutex<Option<hyper::Request<B>>>);
-
-impl<B> Default for Handover<B> {
-    fn default() -> Self {
-        Self(Mutex::new(None))
-    }
+/// Here the connection leaves its request for the filter. There is one at a time: HTTP/1 answers one after
+/// the other. Filters that took it apart piece by piece were a tenth of a get's processor time.
+pub(super) struct Handover<B> {
+    pub(super) app: Arc<App>,
+    peer: SocketAddr,
+    arrived: Mutex<Option<Request<B>>>,
 }
 
-impl<B> Handover<B> {
+impl<B: Incoming> Handover<B> {
+    /// For the connection of the client at `peer`.
+    pub(super) fn new(app: Arc<App>, peer: SocketAddr) -> Self {
+        Self {
+            app,
+            peer,
+            arrived: Mutex::new(None),
+        }
+    }
+
     /// Leaves a request.
     pub(super) fn put(&self, request: hyper::Request<B>) {
-        let mut place = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut place = self.arrived.lock().unwrap_or_else(PoisonError::into_inner);
         debug_assert!(
             place.is_none(),
             "a request is taken before the next one comes"
         );
-        *place = Some(request);
+        *place = Some(Request::new(request, self.peer));
     }
 
     /// Takes the request that was left.
-    pub(super) fn take(&self) -> Option<hyper::Request<B>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    pub(super) fn take(&self) -> Option<Request<B>> {
+        let mut place = self.arrived.lock().unwrap_or_else(PoisonError::into_inner);
+        place.take()
     }
 }
 

@@ -11,7 +11,7 @@ use http_body_util::Empty;
 use hyper::Method;
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::service::{Service, service_fn};
-use hyper_util::service::TowerToHyperService;
+use tower_service::Service as _;
 use warp::Filter;
 use warp::reply::Response;
 
@@ -167,16 +167,15 @@ pub fn service<B: Incoming>(
 + Send
 + Sync
 + 'static {
-    let handover = Arc::new(Handover::default());
+    let handover = Arc::new(Handover::new(app, peer));
     let taking = Arc::clone(&handover);
-    let filter = warp::any().then(move || {
-        let request = taking.take().map(|request| Request::new(request, peer));
-        respond(Arc::clone(&app), request)
-    });
-    let filtered = TowerToHyperService::new(warp::service(filter));
+    let filtered = warp::service(warp::any().then(move || respond(Arc::clone(&taking))));
     service_fn(move |request| {
         handover.put(request);
-        filtered.call(hyper::Request::new(Empty::<Bytes>::new()))
+        // Always ready: there is nothing to wait for before the call.
+        filtered
+            .clone()
+            .call(hyper::Request::new(Empty::<Bytes>::new()))
     })
 }
 
@@ -188,13 +187,12 @@ pub fn service<B: Incoming>(
     clippy::manual_async_fn,
     reason = "an async fn is larger by the request"
 )]
-fn respond<B: Incoming>(
-    app: Arc<App>,
-    mut request: Option<Request<B>>,
-) -> impl Future<Output = Response> + Send {
+fn respond<B: Incoming>(handover: Arc<Handover<B>>) -> impl Future<Output = Response> + Send {
     async move {
+        let app = &handover.app;
+        let mut request = handover.take();
         let outcome = match &mut request {
-            Some(request) => caught(pin!(handle(&app, request))).await,
+            Some(request) => caught(pin!(handle(app, request))).await,
             None => Ok(Err(Refusal::Internal)),
         };
         let refusal = match outcome {

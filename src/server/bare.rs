@@ -4,10 +4,11 @@
 
 use bytes::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
-use hyper_util::service::TowerToHyperService;
+use hyper::service::service_fn;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower_service::Service;
 use warp::Filter;
 use warp::reply::Response;
 
@@ -22,7 +23,8 @@ pub async fn serve_bare(listener: TcpListener) {
     let post = warp::post()
         .and(warp::body::bytes())
         .map(|_: Bytes| value());
-    let service = TowerToHyperService::new(warp::service(get.or(post).unify()));
+    let filtered = warp::service(get.or(post).unify());
+    let service = service_fn(move |request| filtered.clone().call(request));
     accept::accept(
         listener,
         |_| service,
