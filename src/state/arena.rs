@@ -3,7 +3,7 @@
 //! What always holds:
 //! - A record lies in a slot of the smallest size that it fits into; one of more than 2048 bytes has an
 //!   allocation of its own.
-//! - A page that holds no record is given back, but for a few that serve whoever needs one next.
+//! - A page that holds no record is given back.
 //! - No handle makes it panic. One that was freed finds nothing, or whatever has come to its place.
 //!
 //! Slots have 8 to 256 bytes in steps of 4, to 1024 in steps of 16, to 2048 in steps of 64. So a record of
@@ -21,8 +21,8 @@
 //! A record, whose first byte is not 0; or, free, a byte 0 and the next free slot of the page (u16, in
 //! units of 4 bytes; `FFFF`: there is none).
 
-/// Length of a page in bytes.
-const PAGE_BYTES: usize = 32 << 10;
+use super::regions::{PAGE_BYTES, Regions};
+
 /// Slots begin at multiples of this.
 const UNIT_BYTES: usize = 4;
 const UNIT_BITS: u32 = 13;
@@ -42,8 +42,6 @@ const CLASSES: usize = COARSE.end;
 // The classes that may be sparse are a set of bits.
 const _: () = assert!(CLASSES <= u128::BITS as usize);
 
-/// Empty pages that are kept, so that one key that comes and goes costs no page each time.
-const SPARE_PAGES_MAX: usize = 4;
 /// A class is sparse when more than a quarter of it is free, and more than so many pages.
 const SLACK_PAGES: usize = 2;
 /// So many pages are looked at for the emptiest.
@@ -248,12 +246,11 @@ struct Emptied {
 /// The places of all records.
 #[derive(Default)]
 pub(super) struct Arena {
-    /// The bytes of each page, nothing if it is given back: all that reading needs.
-    bytes: Vec<Box<[u8]>>,
+    /// The bytes of the pages: all that reading needs.
+    regions: Regions,
     pages: Vec<Page>,
     /// Numbers of pages that were given back.
     vacant: Vec<u32>,
-    spare: Vec<Box<[u8]>>,
     classes: Vec<Class>,
     /// Bits of classes that were sparse when a slot of theirs was freed.
     sparse: u128,
@@ -277,7 +274,7 @@ impl Arena {
             let Some(page) = self.pages.get_mut(number) else {
                 return self.allocate_own(bytes);
             };
-            let taken = page.take(self.bytes.get(number).map_or(&[], |bytes| bytes));
+            let taken = page.take(self.regions.get(number).unwrap_or_default());
             if page.is_full() {
                 self.close(number);
             }
@@ -297,7 +294,7 @@ impl Arena {
     pub(super) fn read(&self, handle: Handle) -> &[u8] {
         let found = match handle.place() {
             Place::Slot { page, offset } => {
-                self.bytes.get(page).and_then(|bytes| bytes.get(offset..))
+                self.regions.get(page).and_then(|bytes| bytes.get(offset..))
             }
             Place::Own(at) => self.own.get(at).map(|bytes| &bytes[..]),
         };
@@ -315,7 +312,7 @@ impl Arena {
         let slot_bytes = self.slot_bytes(handle);
         let found = match handle.place() {
             Place::Slot { page, offset } => self
-                .bytes
+                .regions
                 .get_mut(page)
                 .and_then(|bytes| bytes.get_mut(offset..offset + slot_bytes)),
             Place::Own(at) => self.own.get_mut(at).map(|bytes| &mut bytes[..]),
@@ -362,7 +359,7 @@ impl Arena {
             let page = self.pages.get(number)?;
             let slot_bytes = usize::from(page.slot_bytes).max(1);
             let end = usize::from(page.fresh) * UNIT_BYTES;
-            let bytes = self.bytes.get(number)?;
+            let bytes = self.regions.get(number)?;
             while offset < end && bytes.get(offset) == Some(&0) {
                 offset += slot_bytes;
             }
@@ -379,9 +376,14 @@ impl Arena {
         None
     }
 
-    /// Whether [`Arena::next_to_move`] may have something to offer.
+    /// Moves a page of records where pages are sparse; their handles stay.
+    pub(super) fn tidy(&mut self) {
+        self.regions.tidy();
+    }
+
+    /// Whether [`Arena::next_to_move`] may have something to offer, or [`Arena::tidy`] something to do.
     pub(super) fn may_be_sparse(&self) -> bool {
-        self.sparse != 0 || self.emptied.is_some()
+        self.sparse != 0 || self.emptied.is_some() || self.regions.is_sparse()
     }
 
     /// Pages that are in use, those kept for later not counted.
@@ -415,16 +417,14 @@ impl Arena {
             Some(number) => number as usize,
             None if self.pages.len() < PAGES_MAX => {
                 self.pages.push(Page::new(0));
-                self.bytes.push(Box::default());
                 self.pages.len() - 1
             }
             None => return None,
         };
-        let bytes = match self.spare.pop() {
-            Some(bytes) => bytes,
-            None => vec![0; PAGE_BYTES].into_boxed_slice(),
-        };
-        *self.bytes.get_mut(number)? = bytes;
+        if !self.regions.take(number) {
+            self.vacant.push(number as u32);
+            return None;
+        }
         *self.pages.get_mut(number)? = Page::new(class_bytes(class));
         self.classes.get_mut(class)?.pages += 1;
         self.open(number);
@@ -470,10 +470,7 @@ impl Arena {
         let Some(page) = self.pages.get_mut(number) else {
             return;
         };
-        let bytes = self
-            .bytes
-            .get_mut(number)
-            .map_or(&mut [][..], |bytes| bytes);
+        let bytes = self.regions.get_mut(number).unwrap_or_default();
         if !page.give_back(bytes, offset) {
             return;
         }
@@ -500,13 +497,9 @@ impl Arena {
         if let Some(class) = self.classes.get_mut(class) {
             class.pages -= 1;
         }
-        if let (Some(page), Some(bytes)) = (self.pages.get_mut(number), self.bytes.get_mut(number))
-        {
+        if let Some(page) = self.pages.get_mut(number) {
             *page = Page::new(0);
-            let bytes = std::mem::take(bytes);
-            if self.spare.len() < SPARE_PAGES_MAX {
-                self.spare.push(bytes);
-            }
+            self.regions.give_back(number);
             self.vacant.push(number as u32);
         }
     }

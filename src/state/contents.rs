@@ -223,11 +223,12 @@ impl Contents {
             };
             self.relocate(handle);
         }
+        self.records.tidy();
         self.lookaside
             .fit(self.books.live_len + self.books.remembered_len);
     }
 
-    /// Whether there are records that [`Contents::release`] would move.
+    /// Whether there is something that [`Contents::release`] would move.
     pub(super) fn is_sparse(&self) -> bool {
         self.records.may_be_sparse()
     }

@@ -5,7 +5,7 @@
 //!
 //! From the outside in: `map` is the state, `contents` its keys with the `books` about them, `order` the
 //! order of the keys with the `fences` between its leaves, `lookaside` the short way to a key, `records` what
-//! is stored, a `record` each, in the pages of an `arena`.
+//! is stored, a `record` each, in the pages of an `arena`, which lie in `regions`.
 
 mod arena;
 mod books;
@@ -24,6 +24,7 @@ mod mutation;
 mod order;
 mod record;
 mod records;
+mod regions;
 mod tagged;
 pub mod ttl;
 mod value;

@@ -182,7 +182,12 @@ impl Records {
         self.arena.next_to_move()
     }
 
-    /// Whether [`Records::next_to_move`] may name one.
+    /// Moves many of them at once where that gives memory back; their handles stay.
+    pub(super) fn tidy(&mut self) {
+        self.arena.tidy();
+    }
+
+    /// Whether [`Records::next_to_move`] may name one, or [`Records::tidy`] has something to do.
     pub(super) fn may_be_sparse(&self) -> bool {
         self.arena.may_be_sparse()
     }

@@ -1,0 +1,179 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Takes a page and fills it.
+fn put(regions: &mut Regions, page: usize, fill: u8) {
+    assert!(regions.take(page));
+    regions.get_mut(page).unwrap().fill(fill);
+}
+
+fn is_filled(regions: &Regions, page: usize, fill: u8) -> bool {
+    let bytes = regions.get(page).unwrap();
+    bytes.len() == PAGE_BYTES && bytes.iter().all(|byte| *byte == fill)
+}
+
+/// Tidies until nothing is left to do; how often that was.
+fn tidy_all(regions: &mut Regions) -> usize {
+    let mut times = 0;
+    while regions.is_sparse() || regions.emptied.is_some() {
+        regions.tidy();
+        times += 1;
+        assert!(times < 10_000, "it comes to an end");
+    }
+    times
+}
+
+#[test]
+fn regions_are_filled_one_after_the_other() {
+    let mut regions = Regions::default();
+    for page in 0..10 * REGION_BERTHS {
+        put(&mut regions, page, page as u8);
+        assert_eq!(regions.mapped(), page / REGION_BERTHS + 1);
+    }
+    for page in 0..10 * REGION_BERTHS {
+        assert!(is_filled(&regions, page, page as u8), "{page}");
+    }
+    assert_eq!(regions.get(10 * REGION_BERTHS), None);
+    // What is given back serves the next, wherever it is.
+    regions.give_back(17);
+    assert_eq!(regions.get(17), None);
+    put(&mut regions, 10 * REGION_BERTHS, 1);
+    assert_eq!((regions.mapped(), regions.free), (10, 0));
+}
+
+#[test]
+fn one_page_that_comes_and_goes_maps_one_region() {
+    let mut regions = Regions::default();
+    for page in 0..REGION_BERTHS {
+        put(&mut regions, page, 1);
+    }
+    for _ in 0..10 {
+        put(&mut regions, REGION_BERTHS, 1);
+        regions.give_back(REGION_BERTHS);
+        assert_eq!(regions.mapped(), 2);
+    }
+    // With one that is empty, or with room elsewhere, another is not kept.
+    for page in 0..REGION_BERTHS {
+        regions.give_back(page);
+    }
+    assert_eq!(regions.mapped(), 1);
+    for page in 0..=REGION_BERTHS {
+        put(&mut regions, page, 1);
+    }
+    for page in 0..SPARE_BERTHS {
+        regions.give_back(page);
+    }
+    regions.give_back(REGION_BERTHS);
+    assert_eq!(regions.mapped(), 1);
+}
+
+#[test]
+fn memory_goes_back_though_pages_are_left_everywhere() {
+    const PAGES: usize = 100 * REGION_BERTHS;
+    let mut regions = Regions::default();
+    for page in 0..PAGES {
+        put(&mut regions, page, page as u8);
+    }
+    // One page of each region is left.
+    for page in (0..PAGES).filter(|page| !page.is_multiple_of(REGION_BERTHS)) {
+        regions.give_back(page);
+    }
+    assert_eq!(regions.mapped(), 100);
+    let moved = tidy_all(&mut regions);
+    let left = 100 / REGION_BERTHS;
+    let slack = SLACK_BERTHS / REGION_BERTHS;
+    assert!(
+        (left..=left * 8 / 7 + slack + 1).contains(&regions.mapped()),
+        "{} regions for {left}",
+        regions.mapped()
+    );
+    assert!(
+        moved <= 100 + regions.mapped(),
+        "{moved} times for 100 pages"
+    );
+    for page in (0..PAGES).step_by(REGION_BERTHS) {
+        assert!(is_filled(&regions, page, page as u8), "{page}");
+    }
+}
+
+#[test]
+fn a_region_that_is_being_emptied_serves_before_another_is_mapped() {
+    const PAGES: usize = 20 * REGION_BERTHS;
+    let mut regions = Regions::default();
+    for page in 0..PAGES {
+        put(&mut regions, page, page as u8);
+    }
+    let gone = (0..PAGES).filter(|page| page % REGION_BERTHS > 1);
+    let gone: Vec<usize> = gone.collect();
+    for page in &gone {
+        regions.give_back(*page);
+    }
+    regions.tidy();
+    assert!(regions.emptied.is_some());
+    let mapped = regions.mapped();
+    while regions.free > 0 {
+        let page = gone.iter().find(|page| regions.get(**page).is_none());
+        put(&mut regions, *page.unwrap(), 7);
+    }
+    assert_eq!((regions.mapped(), regions.emptied), (mapped, None));
+    regions.tidy();
+    for page in (0..PAGES).filter(|page| page % REGION_BERTHS <= 1) {
+        assert!(is_filled(&regions, page, page as u8), "{page}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn pages_are_as_if_each_had_its_own_memory(
+        steps in prop::collection::vec((0..40_u8, 0..80_usize, any::<u8>()), 1..400),
+    ) {
+        let mut regions = Regions::default();
+        let mut model: BTreeMap<usize, u8> = BTreeMap::new();
+        let mut pages = 0;
+        for (step, page, fill) in steps {
+            match step {
+                0..20 => {
+                    let vacant = (0..pages).find(|page| !model.contains_key(page));
+                    let page = vacant.unwrap_or(pages);
+                    pages = pages.max(page + 1);
+                    put(&mut regions, page, fill);
+                    model.insert(page, fill);
+                }
+                20..30 => {
+                    regions.give_back(page);
+                    model.remove(&page);
+                }
+                30 => model.retain(|page, _| {
+                    let stays = page.is_multiple_of(5);
+                    if !stays {
+                        regions.give_back(*page);
+                    }
+                    stays
+                }),
+                _ => regions.tidy(),
+            }
+            let berths = regions.mapped() * REGION_BERTHS;
+            prop_assert_eq!(berths - regions.free, model.len());
+        }
+        for page in 0..pages {
+            match model.get(&page) {
+                Some(fill) => prop_assert!(is_filled(&regions, page, *fill)),
+                None => prop_assert_eq!(regions.get(page), None),
+            }
+        }
+        tidy_all(&mut regions);
+        for (page, fill) in &model {
+            prop_assert!(is_filled(&regions, *page, *fill));
+        }
+        for page in 0..pages {
+            regions.give_back(page);
+            regions.give_back(page);
+        }
+        prop_assert!(regions.mapped() <= 1);
+    }
+}
