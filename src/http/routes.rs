@@ -104,15 +104,14 @@ impl<'a> Route<'a> {
         }
     }
 
-    /// The methods of the route, as `Allow` lists them.
-    fn allow(self) -> &'static str {
+    fn methods(self) -> Methods {
         match self {
             Self::Get(_)
             | Self::Links(_)
             | Self::LinksNamed(_)
             | Self::Health
             | Self::Live
-            | Self::Ready => "GET, HEAD",
+            | Self::Ready => Methods::Reading,
             Self::Set(_)
             | Self::BatchGet
             | Self::BatchSet
@@ -120,9 +119,9 @@ impl<'a> Route<'a> {
             | Self::LinkNamed
             | Self::UnlinkNamed
             | Self::Compact
-            | Self::Token => "POST",
-            Self::Delete(_) | Self::Clear => "DELETE",
-            Self::BatchDelete | Self::Link(_) => "DELETE, POST",
+            | Self::Token => Methods::Post,
+            Self::Delete(_) | Self::Clear => Methods::Delete,
+            Self::BatchDelete | Self::Link(_) => Methods::DeleteOrPost,
         }
     }
 
@@ -140,11 +139,43 @@ impl<'a> Route<'a> {
     }
 
     fn check(self, method: &Method) -> Result<(), Refusal> {
-        let allow = self.allow();
-        if allow.split(", ").any(|allowed| allowed == method.as_str()) {
+        let methods = self.methods();
+        if methods.contain(method) {
             Ok(())
         } else {
-            Err(Refusal::Method { allow })
+            Err(Refusal::Method {
+                allow: methods.names(),
+            })
+        }
+    }
+}
+
+/// The methods of a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Methods {
+    Reading,
+    Post,
+    Delete,
+    DeleteOrPost,
+}
+
+impl Methods {
+    fn contain(self, method: &Method) -> bool {
+        match self {
+            Self::Reading => *method == Method::GET || *method == Method::HEAD,
+            Self::Post => *method == Method::POST,
+            Self::Delete => *method == Method::DELETE,
+            Self::DeleteOrPost => *method == Method::DELETE || *method == Method::POST,
+        }
+    }
+
+    /// As `Allow` lists them.
+    fn names(self) -> &'static str {
+        match self {
+            Self::Reading => "GET, HEAD",
+            Self::Post => "POST",
+            Self::Delete => "DELETE",
+            Self::DeleteOrPost => "DELETE, POST",
         }
     }
 }

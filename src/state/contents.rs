@@ -58,10 +58,7 @@ impl Contents {
 
     pub(super) fn slot(&self, key: &str) -> Option<Slot<'_>> {
         let hash = hash(key);
-        let slot_of = |handle| match self.records.keyed(handle) {
-            Some((other, slot)) if other == key => Some(slot),
-            _ => None,
-        };
+        let slot_of = |handle| self.records.slot_of(handle, key.as_bytes());
         if let Some(slot) = self.lookaside.find(hash, slot_of) {
             return Some(slot);
         }

@@ -79,14 +79,26 @@ impl Records {
     /// What is stored at `handle`, if anything is.
     #[inline]
     pub(super) fn slot(&self, handle: Handle) -> Option<Slot<'_>> {
-        self.keyed(handle).map(|(_, slot)| slot)
+        self.found(handle).map(|(_, slot)| slot)
     }
 
     /// The same with its key.
     #[inline]
     pub(super) fn keyed(&self, handle: Handle) -> Option<(&str, Slot<'_>)> {
+        let (key, slot) = self.found(handle)?;
+        Some((std::str::from_utf8(key).ok()?, slot))
+    }
+
+    /// The same if it is of this key.
+    #[inline]
+    pub(super) fn slot_of(&self, handle: Handle, key: &[u8]) -> Option<Slot<'_>> {
+        let (found, slot) = self.found(handle)?;
+        (found == key).then_some(slot)
+    }
+
+    #[inline]
+    fn found(&self, handle: Handle) -> Option<(&[u8], Slot<'_>)> {
         let record = Record::read(self.arena.read(handle))?;
-        let key = std::str::from_utf8(record.key).ok()?;
         let version = record.version;
         let slot = match record.kind {
             Kind::Tombstone => Slot::Tombstone { version },
@@ -103,13 +115,14 @@ impl Records {
                 version,
                 deadline: record.deadline,
                 links: if record.has_links {
+                    let key = std::str::from_utf8(record.key).ok()?;
                     self.links.get(key).unwrap_or(&NO_LINKS)
                 } else {
                     &NO_LINKS
                 },
             }),
         };
-        Some((key, slot))
+        Some((record.key, slot))
     }
 
     /// Stores `slot` under a key that is not there, with these links.

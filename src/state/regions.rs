@@ -46,6 +46,19 @@ impl Berth {
     }
 }
 
+/// Memory of zeros, meant for huge pages or not; `None` if the system has none.
+pub(super) fn map(bytes: usize, is_huge: bool) -> Option<MmapMut> {
+    let memory = MmapMut::map_anon(bytes).ok()?;
+    #[cfg(target_os = "linux")]
+    if is_huge {
+        // A system without huge pages refuses, and nothing else changes.
+        let _ = memory.advise(memmap2::Advice::HugePage);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = is_huge;
+    Some(memory)
+}
+
 struct Region {
     memory: MmapMut,
     /// The page in each berth, if there is one.
@@ -54,16 +67,9 @@ struct Region {
 }
 
 impl Region {
-    /// Maps one; `None` if the system has no memory.
+    /// One without a page; `None` if the system has no memory.
     fn map(is_huge: bool) -> Option<Self> {
-        let memory = MmapMut::map_anon(REGION_BYTES).ok()?;
-        #[cfg(target_os = "linux")]
-        if is_huge {
-            // A system without huge pages refuses, and nothing else changes.
-            let _ = memory.advise(memmap2::Advice::HugePage);
-        }
-        #[cfg(not(target_os = "linux"))]
-        let _ = is_huge;
+        let memory = map(REGION_BYTES, is_huge)?;
         Some(Self {
             memory,
             pages: [None; REGION_BERTHS],
