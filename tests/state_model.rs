@@ -399,7 +399,7 @@ impl Pair {
             self.state = State::new(self.model.retention);
             let mut left = log().peekable();
             while left.peek().is_some() {
-                let changes = Changes::sorted(left.by_ref().take(stretch_len));
+                let changes = Changes::sorted(left.by_ref().take(stretch_len), 0);
                 let applied = changes.and_then(|changes| changes.apply(&mut self.state));
                 assert_eq!(applied, Ok(()), "{stretch_len} together");
             }

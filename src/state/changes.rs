@@ -31,15 +31,23 @@ struct Change<'a> {
 }
 
 impl Changes {
-    /// Sorts mutations, which come with their sequences, in ascending order of these.
+    /// Sorts mutations, which come with their sequences, in ascending order of these. They are about
+    /// `bytes` long together: memory is taken for these at once.
     ///
     /// # Errors
     /// If one of them is none.
     pub fn sorted<'a>(
         mutations: impl IntoIterator<Item = (u64, &'a [u8])>,
+        bytes: usize,
     ) -> Result<Self, DecodeError> {
-        let mut changes = Self::default();
-        let mut gathered = Vec::new();
+        let mutations = mutations.into_iter();
+        let (count, _) = mutations.size_hint();
+        let mut changes = Self {
+            mutations: Vec::with_capacity(bytes),
+            parts: Vec::with_capacity(count),
+            last_sequence: 0,
+        };
+        let mut gathered = Vec::with_capacity(count);
         for (sequence, mutation) in mutations {
             changes.last_sequence = sequence;
             match Mutation::decode(mutation)?.key() {

@@ -216,11 +216,12 @@ impl Contents {
         }
         for _ in 0..MOVES_AT_ONCE {
             let Some(handle) = self.records.next_to_move() else {
+                // Only in a turn of its own, for it is a page as a whole.
+                self.records.tidy();
                 break;
             };
             self.relocate(handle);
         }
-        self.records.tidy();
         self.lookaside
             .fit(self.books.live_len + self.books.remembered_len);
     }

@@ -21,7 +21,7 @@ const REGION_BYTES: usize = REGION_BERTHS * PAGE_BYTES;
 /// So many free berths elsewhere let an empty region go: one page that comes and goes maps nothing each
 /// time.
 const SPARE_BERTHS: usize = REGION_BERTHS / 4;
-/// Memory is sparse when more than an eighth of it is free, and more than so many berths.
+/// Memory is sparse when more than an eighth of it and so many berths are free.
 const SLACK_BERTHS: usize = 2 * REGION_BERTHS;
 
 /// Where a page lies: its region and its place there.
@@ -50,9 +50,10 @@ impl Berth {
 pub(super) fn map(bytes: usize, is_huge: bool) -> Option<MmapMut> {
     let memory = MmapMut::map_anon(bytes).ok()?;
     #[cfg(target_os = "linux")]
-    if is_huge {
+    {
+        use memmap2::Advice::{HugePage, NoHugePage};
         // A system without huge pages refuses, and nothing else changes.
-        let _ = memory.advise(memmap2::Advice::HugePage);
+        let _ = memory.advise(if is_huge { HugePage } else { NoHugePage });
     }
     #[cfg(not(target_os = "linux"))]
     let _ = is_huge;
@@ -62,7 +63,7 @@ pub(super) fn map(bytes: usize, is_huge: bool) -> Option<MmapMut> {
 struct Region {
     memory: MmapMut,
     /// The page in each berth, if there is one.
-    pages: [Option<u32>; REGION_BERTHS],
+    pages: Box<[Option<u32>; REGION_BERTHS]>,
     free: usize,
 }
 
@@ -72,7 +73,7 @@ impl Region {
         let memory = map(REGION_BYTES, is_huge)?;
         Some(Self {
             memory,
-            pages: [None; REGION_BERTHS],
+            pages: Box::new([None; REGION_BERTHS]),
             free: REGION_BERTHS,
         })
     }
@@ -99,10 +100,15 @@ pub(super) struct Regions {
     mapped: usize,
     /// Free berths.
     free: usize,
-    /// No region before this one has a free berth.
-    full_before: usize,
+    /// Of each region, how many berths are free for whoever takes one: none in the one that is being emptied.
+    open: Vec<u8>,
+    /// No region before this one is open.
+    closed_before: usize,
     /// The region that is being emptied.
     emptied: Option<usize>,
+    /// Nothing more is mapped.
+    #[cfg(test)]
+    pub(super) is_out_of_memory: bool,
 }
 
 impl Regions {
@@ -159,7 +165,7 @@ impl Regions {
             return;
         };
         if self.move_one(number).is_none() {
-            self.emptied = None;
+            self.end_emptying();
         }
     }
 
@@ -170,10 +176,13 @@ impl Regions {
     }
 
     fn take_berth(&mut self, page: u32) -> Option<Berth> {
-        // The region that is being emptied is needed before another is mapped.
-        let number = self.with_room().or_else(|| self.emptied.take());
-        let number = match number {
+        let number = match self.first_open() {
             Some(number) => number,
+            None if self.emptied.is_some() => {
+                // It is needed before another is mapped.
+                self.end_emptying();
+                self.first_open()?
+            }
             None => self.map()?,
         };
         self.take_berth_in(number, page)
@@ -186,78 +195,113 @@ impl Regions {
         *region.pages.get_mut(at)? = Some(page);
         region.free -= 1;
         self.free -= 1;
+        self.count_open(number);
         Some(berth)
     }
 
     fn free_berth(&mut self, berth: Berth) {
         let number = berth.region();
-        let Some(place) = self.regions.get_mut(number) else {
+        let Some(Some(region)) = self.regions.get_mut(number) else {
             return;
         };
-        let Some(region) = place else {
-            return;
-        };
-        let Some(page) = region.pages.get_mut(berth.at()) else {
-            return;
-        };
-        if page.take().is_none() {
+        let page = region.pages.get_mut(berth.at()).and_then(Option::take);
+        if page.is_none() {
             return;
         }
         region.free += 1;
         self.free += 1;
-        self.full_before = self.full_before.min(number);
         if region.free == REGION_BERTHS && self.free >= REGION_BERTHS + SPARE_BERTHS {
-            *place = None;
-            self.vacant.push(number);
-            self.mapped -= 1;
-            self.free -= REGION_BERTHS;
-            if self.emptied == Some(number) {
-                self.emptied = None;
-            }
+            self.unmap(number);
+        } else {
+            self.count_open(number);
         }
     }
 
-    /// A region with a free berth that is not being emptied.
-    fn with_room(&mut self) -> Option<usize> {
-        let has_room = |region: &Option<Region>| region.as_ref().is_some_and(|r| r.free > 0);
-        let behind = self.regions.get(self.full_before..).unwrap_or_default();
-        self.full_before += behind.iter().position(has_room)?;
-        let others = self.regions.iter().enumerate().skip(self.full_before);
-        let mut others = others.filter(|(number, _)| Some(*number) != self.emptied);
-        let (number, _) = others.find(|(_, region)| has_room(region))?;
-        Some(number)
+    /// The first region with a free berth that is not being emptied.
+    fn first_open(&mut self) -> Option<usize> {
+        let behind = self.open.get(self.closed_before..).unwrap_or_default();
+        let closed = behind.iter().position(|free| *free > 0);
+        self.closed_before += closed.unwrap_or(behind.len());
+        closed.map(|_| self.closed_before)
+    }
+
+    /// Keeps `open` right for a region.
+    fn count_open(&mut self, number: usize) {
+        let region = self.regions.get(number).and_then(Option::as_ref);
+        let free = match region {
+            Some(region) if self.emptied != Some(number) => region.free,
+            _ => 0,
+        };
+        if let Some(open) = self.open.get_mut(number) {
+            *open = free as u8;
+        }
+        if free > 0 {
+            self.closed_before = self.closed_before.min(number);
+        }
     }
 
     /// Maps another region.
     fn map(&mut self) -> Option<usize> {
+        #[cfg(test)]
+        if self.is_out_of_memory {
+            return None;
+        }
         let region = Region::map(self.mapped > 0)?;
         let number = match self.vacant.pop() {
             Some(number) => number,
             None => {
                 self.regions.push(None);
+                self.open.push(0);
                 self.regions.len() - 1
             }
         };
         *self.regions.get_mut(number)? = Some(region);
         self.mapped += 1;
         self.free += REGION_BERTHS;
-        self.full_before = self.full_before.min(number);
+        self.count_open(number);
         Some(number)
     }
 
-    /// Chooses the region with the fewest pages.
+    /// Gives a region without a page back.
+    fn unmap(&mut self, number: usize) {
+        if let Some(place) = self.regions.get_mut(number) {
+            *place = None;
+            self.vacant.push(number);
+            self.mapped -= 1;
+            self.free -= REGION_BERTHS;
+        }
+        if self.emptied == Some(number) {
+            self.emptied = None;
+        }
+        self.count_open(number);
+    }
+
+    /// Chooses the region with the fewest pages. One without any, which was kept for a page that comes and
+    /// goes, is not needed where much is free.
     fn begin_emptying(&mut self) {
-        let mapped = self.regions.iter().enumerate();
-        let mapped = mapped.filter_map(|(number, region)| Some((number, region.as_ref()?.free)));
-        let emptiest = mapped.max_by_key(|(_, free)| *free);
-        self.emptied = emptiest.map(|(number, _)| number);
+        let open = self.open.iter().enumerate();
+        let Some((number, free)) = open.max_by_key(|(_, free)| **free) else {
+            return;
+        };
+        if usize::from(*free) == REGION_BERTHS {
+            self.unmap(number);
+        } else {
+            self.emptied = Some(number);
+            self.count_open(number);
+        }
+    }
+
+    fn end_emptying(&mut self) {
+        if let Some(number) = self.emptied.take() {
+            self.count_open(number);
+        }
     }
 
     /// Moves the first page of a region to another; `None` if there is none, or no room.
     fn move_one(&mut self, number: usize) -> Option<()> {
         let mut pages = self.regions.get(number)?.as_ref()?.pages.iter().enumerate();
         let (at, page) = pages.find_map(|(at, page)| Some((at, (*page)?)))?;
-        let (from, room) = (Berth::new(number, at)?, self.with_room()?);
+        let (from, room) = (Berth::new(number, at)?, self.first_open()?);
         let to = self.take_berth_in(room, page)?;
         let both = self.regions.get_disjoint_mut([number, room]);
         if let Ok([Some(source), Some(target)]) = both
@@ -274,6 +318,9 @@ impl Regions {
         None
     }
 }
+
+// A region's free berths are counted in a byte.
+const _: () = assert!(REGION_BERTHS <= u8::MAX as usize);
 
 #[cfg(test)]
 mod tests;

@@ -139,11 +139,12 @@ impl Stretch {
 
     fn sorted(&self) -> Result<Changes, DecodeError> {
         let mut rest = self.bytes.as_slice();
-        Changes::sorted(self.parts.iter().map(|(sequence, length)| {
+        let mutations = self.parts.iter().map(|(sequence, length)| {
             let (mutation, behind) = rest.split_at_checked(*length).unwrap_or_default();
             rest = behind;
             (*sequence, mutation)
-        }))
+        });
+        Changes::sorted(mutations, self.bytes.len())
     }
 }
 

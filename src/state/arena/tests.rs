@@ -103,6 +103,24 @@ fn a_handle_that_names_no_record_frees_none() {
 }
 
 #[test]
+fn without_memory_for_a_page_a_record_has_an_allocation_of_its_own() {
+    let mut arena = Arena::default();
+    let first = put(&mut arena, 84, 1);
+    arena.regions.is_out_of_memory = true;
+    let handles: Vec<Handle> = (0..2_000).map(|_| put(&mut arena, 84, 2)).collect();
+    let own = put(&mut arena, 500, 3);
+    assert!(arena.own.len() > 400, "{} of 2001", arena.own.len());
+    for handle in &handles {
+        assert_eq!(arena.get(*handle)[..84], [2; 84]);
+    }
+    arena.free(own);
+    arena.regions.is_out_of_memory = false;
+    let in_page = put(&mut arena, 500, 4);
+    assert_eq!(arena.get(in_page)[..500], [4; 500]);
+    assert!(in_page.bits() & OWN_BIT == 0 && arena.get(first)[..84] == [1; 84]);
+}
+
+#[test]
 fn long_records_have_allocations_of_their_own_and_their_places_serve_again() {
     let mut arena = Arena::default();
     for round in 1..4 {

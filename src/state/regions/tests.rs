@@ -26,6 +26,36 @@ fn tidy_all(regions: &mut Regions) -> usize {
     times
 }
 
+/// What always holds.
+fn check(regions: &Regions) {
+    let mapped = || regions.regions.iter().flatten();
+    assert_eq!(regions.mapped, mapped().count());
+    assert_eq!(
+        regions.free,
+        mapped().map(|region| region.free).sum::<usize>()
+    );
+    assert!(
+        mapped()
+            .filter(|region| region.free == REGION_BERTHS)
+            .count()
+            <= 1
+    );
+    for (number, open) in regions.open.iter().enumerate() {
+        let free = regions.regions[number]
+            .as_ref()
+            .map_or(0, |region| region.free);
+        let is_emptied = regions.emptied == Some(number);
+        assert_eq!(usize::from(*open), if is_emptied { 0 } else { free });
+        assert!(*open == 0 || number >= regions.closed_before);
+    }
+    for (page, berth) in regions.berths.iter().enumerate() {
+        if *berth != Berth::NONE {
+            let region = regions.regions[berth.region()].as_ref().unwrap();
+            assert_eq!(region.pages[berth.at()], Some(page as u32));
+        }
+    }
+}
+
 #[test]
 fn regions_are_filled_one_after_the_other() {
     let mut regions = Regions::default();
@@ -100,6 +130,40 @@ fn memory_goes_back_though_pages_are_left_everywhere() {
 }
 
 #[test]
+fn a_region_that_was_kept_empty_is_in_nobodys_way() {
+    const PAGES: usize = 10 * REGION_BERTHS;
+    let mut regions = Regions::default();
+    for page in 0..=PAGES {
+        put(&mut regions, page, page as u8);
+    }
+    regions.give_back(PAGES);
+    assert_eq!((regions.mapped(), regions.free), (11, REGION_BERTHS));
+    for page in (0..PAGES).filter(|page| !page.is_multiple_of(REGION_BERTHS)) {
+        regions.give_back(page);
+    }
+    assert!(regions.is_sparse());
+    tidy_all(&mut regions);
+    assert!(!regions.is_sparse() && regions.mapped() < 6);
+    check(&regions);
+}
+
+#[test]
+fn without_memory_no_page_comes_and_nothing_goes() {
+    let mut regions = Regions::default();
+    for page in 0..REGION_BERTHS {
+        put(&mut regions, page, page as u8);
+    }
+    regions.is_out_of_memory = true;
+    assert!(!regions.take(REGION_BERTHS));
+    assert_eq!(regions.get(REGION_BERTHS), None);
+    regions.give_back(1);
+    put(&mut regions, REGION_BERTHS, 9);
+    assert!(!regions.take(1));
+    assert!(is_filled(&regions, 2, 2) && is_filled(&regions, REGION_BERTHS, 9));
+    check(&regions);
+}
+
+#[test]
 fn a_region_that_is_being_emptied_serves_before_another_is_mapped() {
     const PAGES: usize = 20 * REGION_BERTHS;
     let mut regions = Regions::default();
@@ -159,6 +223,7 @@ proptest! {
             }
             let berths = regions.mapped() * REGION_BERTHS;
             prop_assert_eq!(berths - regions.free, model.len());
+            check(&regions);
         }
         for page in 0..pages {
             match model.get(&page) {
@@ -175,5 +240,6 @@ proptest! {
             regions.give_back(page);
         }
         prop_assert!(regions.mapped() <= 1);
+        check(&regions);
     }
 }
