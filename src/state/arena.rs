@@ -386,7 +386,7 @@ impl Arena {
         self.sparse != 0 || self.emptied.is_some() || self.regions.is_sparse()
     }
 
-    /// Pages that are in use, those kept for later not counted.
+    /// Pages that are in use.
     #[cfg(test)]
     pub(super) fn pages_in_use(&self) -> usize {
         self.pages.len() - self.vacant.len()

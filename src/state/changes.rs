@@ -107,7 +107,7 @@ impl Changes {
         }
         // At the end, for until then tombstones are not queued in the order of their versions.
         state.released(self.last_sequence);
-        // As many turns as there were changes, for each moves but a few records.
+        // As many turns as there were changes, for each moves but a few records, or a page.
         let mut turns = self.parts.iter();
         while state.is_sparse() && turns.next().is_some() {
             state.released(self.last_sequence);

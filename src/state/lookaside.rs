@@ -9,17 +9,17 @@
 //!
 //! # Layout
 //!
-//! Chunks of buckets, a bucket being sixteen slots side by side, of eight bytes each. The table grows and shrinks chunk by
-//! chunk, as linear hashing does (W. Litwin, *Linear hashing*, VLDB 1980): with *n* chunks a key belongs to
-//! the chunk that the lowest bits of its tag name, as many as it takes to count to *n*, or with one bit less
-//! where there is none of that number yet. A new chunk takes over what it now owns of another.
+//! Chunks of buckets, a bucket being sixteen slots of eight bytes side by side. The table grows and shrinks
+//! chunk by chunk, as linear hashing does (W. Litwin, *Linear hashing*, VLDB 1980): with *n* chunks a key
+//! belongs to the chunk that the lowest bits of its tag name, as many as it takes to count to *n*, or with one
+//! bit less where there is none of that number yet. A new chunk takes over what it now owns of another.
 //!
 //! The lowest bits of a hash choose the bucket in the chunk, its highest are the tag. So a slot tells where it
 //! belongs, and what else its tag says tells it from the others in its bucket: 15 bits with two million
 //! keys.
 //!
-//! Chunks lie side by side in memory that is mapped, in huge pages behind the first 2 MiB: what is looked for is
-//! anywhere, as in the records' own regions.
+//! Chunks lie side by side in memory that is mapped, in huge pages behind the first 2 MiB: what is looked for
+//! is anywhere, as in the records' own regions.
 
 use std::cell::RefCell;
 

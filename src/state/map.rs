@@ -203,7 +203,7 @@ impl State {
     }
 
     /// Drops the tombstones up to `sequence`: no answer needs them once it is released. Where much was
-    /// removed a few records are moved together, so that memory comes back bit by bit.
+    /// removed a few records, or a page of them, are moved together, so that memory comes back bit by bit.
     pub fn released(&mut self, sequence: u64) {
         self.contents.release(sequence);
     }

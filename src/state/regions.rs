@@ -3,12 +3,14 @@
 //! A record that the caches do not hold waits for its address to be translated, too, and where memory is
 //! virtual twice over that takes longer than the memory itself; a huge page is one translation for 2 MiB
 //! instead of 512. The records are what is worth it: they are dense, and most of the memory. The first region
-//! does without, so that a small store stays small.
+//! does without, so that a small store stays small; from the second on the next one is prepared beside.
 //!
 //! What always holds:
 //! - A page is in one berth, a 64th of a region, and no other page is there.
 //! - At most one region has no page, the others are unmapped. Where much is free, pages are moved until a
 //!   region has none.
+
+use std::thread::{self, JoinHandle};
 
 use memmap2::MmapMut;
 
@@ -17,6 +19,8 @@ pub(super) const PAGE_BYTES: usize = 32 << 10;
 /// Berths of a region; few in tests, so that a few pages make many regions.
 const REGION_BERTHS: usize = if cfg!(test) { 4 } else { 64 };
 const REGION_BYTES: usize = REGION_BERTHS * PAGE_BYTES;
+/// The system's smallest page; where it has larger ones, each is touched more than once.
+const SYSTEM_PAGE_BYTES: usize = 4 << 10;
 
 /// So many free berths elsewhere let an empty region go: one page that comes and goes maps nothing each
 /// time.
@@ -68,14 +72,13 @@ struct Region {
 }
 
 impl Region {
-    /// One without a page; `None` if the system has no memory.
-    fn map(is_huge: bool) -> Option<Self> {
-        let memory = map(REGION_BYTES, is_huge)?;
-        Some(Self {
+    /// One without a page.
+    fn new(memory: MmapMut) -> Self {
+        Self {
             memory,
             pages: Box::new([None; REGION_BERTHS]),
             free: REGION_BERTHS,
-        })
+        }
     }
 
     #[inline]
@@ -88,6 +91,36 @@ impl Region {
             .get_mut(at * PAGE_BYTES..)?
             .get_mut(..PAGE_BYTES)
     }
+}
+
+/// Memory for the next region, which a thread takes from the system: clearing 2 MiB takes from a tenth of a
+/// millisecond to milliseconds, where the system below has to find them first.
+#[derive(Default)]
+struct Next(Option<JoinHandle<Option<MmapMut>>>);
+
+impl Next {
+    /// What was prepared, if it is ready.
+    fn take(&mut self) -> Option<MmapMut> {
+        let thread = self.0.take_if(|thread| thread.is_finished())?;
+        thread.join().ok()?
+    }
+
+    /// Has memory prepared, unless some is.
+    fn prepare(&mut self) {
+        if self.0.is_none() {
+            let thread = thread::Builder::new().name("regions".to_owned());
+            self.0 = thread.spawn(touched).ok();
+        }
+    }
+}
+
+/// Memory for a region that the system has cleared.
+fn touched() -> Option<MmapMut> {
+    let mut memory = map(REGION_BYTES, true)?;
+    for byte in memory.iter_mut().step_by(SYSTEM_PAGE_BYTES) {
+        *byte = 0;
+    }
+    Some(memory)
 }
 
 /// All pages by their numbers, and the regions that they lie in.
@@ -106,6 +139,7 @@ pub(super) struct Regions {
     closed_before: usize,
     /// The region that is being emptied.
     emptied: Option<usize>,
+    next: Next,
     /// Nothing more is mapped.
     #[cfg(test)]
     pub(super) is_out_of_memory: bool,
@@ -246,7 +280,13 @@ impl Regions {
         if self.is_out_of_memory {
             return None;
         }
-        let region = Region::map(self.mapped > 0)?;
+        let memory = match self.next.take() {
+            Some(memory) => memory,
+            None => map(REGION_BYTES, self.mapped > 0)?,
+        };
+        if self.mapped > 0 {
+            self.next.prepare();
+        }
         let number = match self.vacant.pop() {
             Some(number) => number,
             None => {
@@ -255,7 +295,7 @@ impl Regions {
                 self.regions.len() - 1
             }
         };
-        *self.regions.get_mut(number)? = Some(region);
+        *self.regions.get_mut(number)? = Some(Region::new(memory));
         self.mapped += 1;
         self.free += REGION_BERTHS;
         self.count_open(number);

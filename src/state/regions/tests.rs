@@ -148,6 +148,31 @@ fn a_region_that_was_kept_empty_is_in_nobodys_way() {
 }
 
 #[test]
+fn the_next_region_is_prepared_beside() {
+    let mut regions = Regions::default();
+    for page in 0..REGION_BERTHS {
+        put(&mut regions, page, 1);
+    }
+    assert!(regions.next.0.is_none(), "a small store has one region");
+    put(&mut regions, REGION_BERTHS, 1);
+    for mapped in 2..6 {
+        let prepared = regions.next.0.as_ref().unwrap();
+        while !prepared.is_finished() {
+            thread::yield_now();
+        }
+        for page in mapped * REGION_BERTHS - REGION_BERTHS + 1..=mapped * REGION_BERTHS {
+            assert!(regions.take(page));
+        }
+        assert!(
+            is_filled(&regions, mapped * REGION_BERTHS, 0),
+            "as it was cleared"
+        );
+        assert_eq!(regions.mapped(), mapped + 1);
+    }
+    check(&regions);
+}
+
+#[test]
 fn without_memory_no_page_comes_and_nothing_goes() {
     let mut regions = Regions::default();
     for page in 0..REGION_BERTHS {
