@@ -24,7 +24,8 @@ use super::records::{Records, Slot};
 /// The queue's ring is given back beyond this capacity once the queue is empty.
 const TOMBSTONES_KEPT: usize = 4096;
 
-/// So many records are moved at once when memory is sparse, or a page of them: a few microseconds.
+/// So many records are moved at once when memory is sparse, or a page of them: a few microseconds, and more
+/// where that gives a region back.
 const MOVES_AT_ONCE: usize = 8;
 
 /// Everything that a clear empties.

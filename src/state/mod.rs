@@ -1,6 +1,7 @@
 //! The pure core: keys, entries, deadlines, API keys, and the mutations that change them.
 //!
-//! No I/O, no clock, no async: time and sequence numbers are arguments. The live path and the
+//! No I/O, no clock, no async, and no thread but one that gets memory ready: time and sequence numbers are
+//! arguments. The live path and the
 //! replay of the log call the same [`State::apply`], so what a restart rebuilds is what was served.
 //!
 //! From the outside in: `map` is the state, `contents` its keys with the `books` about them, `order` the

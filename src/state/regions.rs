@@ -93,6 +93,9 @@ impl Region {
     }
 }
 
+/// The thread that prepares a region does nothing else.
+const STACK_BYTES: usize = 64 << 10;
+
 /// Memory for the next region, which a thread takes from the system: clearing 2 MiB takes from a tenth of a
 /// millisecond to milliseconds, where the system below has to find them first.
 #[derive(Default)]
@@ -109,7 +112,7 @@ impl Next {
     fn prepare(&mut self) {
         if self.0.is_none() {
             let thread = thread::Builder::new().name("regions".to_owned());
-            self.0 = thread.spawn(touched).ok();
+            self.0 = thread.stack_size(STACK_BYTES).spawn(touched).ok();
         }
     }
 }
@@ -190,7 +193,7 @@ impl Regions {
         self.free > self.mapped * REGION_BERTHS / 8 + SLACK_BERTHS
     }
 
-    /// Moves a page, if that brings a region nearer to being empty where much is free.
+    /// Moves a page, if that brings a region nearer to being empty where much is free, or unmaps a region.
     pub(super) fn tidy(&mut self) {
         if self.emptied.is_none() && self.is_sparse() {
             self.begin_emptying();
@@ -313,11 +316,15 @@ impl Regions {
         if self.emptied == Some(number) {
             self.emptied = None;
         }
+        if self.mapped <= 1 {
+            // A small store has no use for it.
+            self.next = Next::default();
+        }
         self.count_open(number);
     }
 
-    /// Chooses the region with the fewest pages. One without any, which was kept for a page that comes and
-    /// goes, is not needed where much is free.
+    /// Chooses the region with the fewest pages, to be emptied. One without any, which was kept for a page that
+    /// comes and goes, is unmapped at once: it is not needed where much is free.
     fn begin_emptying(&mut self) {
         let open = self.open.iter().enumerate();
         let Some((number, free)) = open.max_by_key(|(_, free)| **free) else {

@@ -157,6 +157,7 @@ fn the_next_region_is_prepared_beside() {
     put(&mut regions, REGION_BERTHS, 1);
     for mapped in 2..6 {
         let prepared = regions.next.0.as_ref().unwrap();
+        let thread = prepared.thread().id();
         while !prepared.is_finished() {
             thread::yield_now();
         }
@@ -167,8 +168,14 @@ fn the_next_region_is_prepared_beside() {
             is_filled(&regions, mapped * REGION_BERTHS, 0),
             "as it was cleared"
         );
+        let next = regions.next.0.as_ref().unwrap();
+        assert_ne!(next.thread().id(), thread, "it was used, another is made");
         assert_eq!(regions.mapped(), mapped + 1);
     }
+    for page in 0..=5 * REGION_BERTHS {
+        regions.give_back(page);
+    }
+    assert!(regions.mapped() == 1 && regions.next.0.is_none());
     check(&regions);
 }
 
