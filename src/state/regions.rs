@@ -93,9 +93,6 @@ impl Region {
     }
 }
 
-/// The thread that prepares a region does nothing else.
-const STACK_BYTES: usize = 64 << 10;
-
 /// Memory for the next region, which a thread takes from the system: clearing 2 MiB takes from a tenth of a
 /// millisecond to milliseconds, where the system below has to find them first.
 #[derive(Default)]
@@ -112,7 +109,7 @@ impl Next {
     fn prepare(&mut self) {
         if self.0.is_none() {
             let thread = thread::Builder::new().name("regions".to_owned());
-            self.0 = thread.stack_size(STACK_BYTES).spawn(touched).ok();
+            self.0 = thread.spawn(touched).ok();
         }
     }
 }
