@@ -1,8 +1,8 @@
 //! The pure core: keys, entries, deadlines, API keys, and the mutations that change them.
 //!
 //! No I/O, no clock, no async, and no thread but one that gets memory ready: time and sequence numbers are
-//! arguments. The live path and the
-//! replay of the log call the same [`State::apply`], so what a restart rebuilds is what was served.
+//! arguments. The live path and the replay of the log call the same [`State::apply`], so what a restart
+//! rebuilds is what was served.
 //!
 //! From the outside in: `map` is the state, `contents` its keys with the `books` about them, `order` the
 //! order of the keys with the `fences` between its leaves, `lookaside` the short way to a key, `records` what
