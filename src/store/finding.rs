@@ -1,7 +1,8 @@
 //! Finds: many commands, one slice each, and manners between them.
 //!
 //! A find carries out its slices itself, one after the other, on a thread that others want as well, and in
-//! the seat. In between others have their turn; and while they ask for much, it rests longer than it works.
+//! the seat. In between others have their turn, threads too; and while they ask for much, it rests longer
+//! than it works.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -78,7 +79,13 @@ impl FindPace {
         if self.slices > 0 {
             match self.rest(asked()) {
                 Some(rest) => tokio::time::sleep(rest).await,
-                None => tokio::task::yield_now().await,
+                None => {
+                    // That nobody has asked may be this find's own doing: Linux often keeps both workers
+                    // on one processor, and whoever is to be served by the other one then waits behind
+                    // it for milliseconds.
+                    std::thread::yield_now();
+                    tokio::task::yield_now().await;
+                }
             }
         }
         if self.slices == 0 || is_over {

@@ -9,7 +9,7 @@ use crate::store::shared::Shared;
 /// Work goes on for so long between two rests.
 const STRETCH: Duration = Duration::from_micros(500);
 /// A rest is so many times as long as the work before it.
-const REST_FACTOR: u32 = 2;
+const REST_FACTOR: u32 = 4;
 /// The longest rest.
 const REST_MAX: Duration = Duration::from_millis(20);
 /// The clock is looked at after so many bytes.
@@ -25,7 +25,8 @@ pub(super) fn give_way() {
     let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICENESS);
 }
 
-/// Works in stretches: while there are commands, each is followed by a rest of twice its length.
+/// Works in stretches: while there are commands, each is followed by a rest of four times its length;
+/// without, other threads have their turn.
 pub(super) struct Pace {
     shared: Arc<Shared>,
     /// Since the clock was looked at.
@@ -74,6 +75,9 @@ impl Pace {
         if worked >= STRETCH {
             if self.shared.turns.load(Ordering::Relaxed) != self.turns {
                 std::thread::sleep(worked.saturating_mul(REST_FACTOR).min(REST_MAX));
+            } else {
+                // Those who would ask may be waiting for this processor.
+                std::thread::yield_now();
             }
             self.turns = self.shared.turns.load(Ordering::Relaxed);
             self.stretch = Instant::now();
