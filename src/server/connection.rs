@@ -5,17 +5,20 @@
 //! the requests nothing; a deadline is therefore late by up to one tick.
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use warp::reply::Response;
 
@@ -78,18 +81,54 @@ pub(super) async fn serve(
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut watch = Watch::default();
-    let mut is_finishing = false;
+    // It has a waker of its own, and is not looked at with each request.
+    let mut calls = FuturesUnordered::new();
+    calls.push(called(ticks, Some(finish), cut.clone()));
     loop {
         tokio::select! {
+            biased;
             // What a peer does wrong, hyper has told it; there is nothing to tell anybody else.
             _ = connection.as_mut() => return,
-            _ = ticks.tick() => if watch.is_over(activity.seen()) { return },
-            () = finish.cancelled(), if !is_finishing => {
-                is_finishing = true;
-                connection.as_mut().graceful_shutdown();
-            }
-            () = cut.cancelled() => return,
+            Some(call) = calls.next() => match call {
+                Call::Tick(ticks, finish) if !watch.is_over(activity.seen()) => {
+                    calls.push(called(ticks, finish, cut.clone()));
+                }
+                Call::Finish(ticks) => {
+                    connection.as_mut().graceful_shutdown();
+                    calls.push(called(ticks, None, cut.clone()));
+                }
+                Call::Tick(..) | Call::Cut => return,
+            },
         }
+    }
+}
+
+/// What a connection hears from others than its peer; with it comes what is listened to next.
+enum Call {
+    /// Time to look at it.
+    Tick(Interval, Option<CancellationToken>),
+    /// No further request is to be taken.
+    Finish(Interval),
+    /// It is to end.
+    Cut,
+}
+
+/// The next call; no other is `finish` if it has been heard.
+async fn called(
+    mut ticks: Interval,
+    finish: Option<CancellationToken>,
+    cut: CancellationToken,
+) -> Call {
+    let finished = async {
+        match &finish {
+            Some(finish) => finish.cancelled().await,
+            None => pending().await,
+        }
+    };
+    tokio::select! {
+        _ = ticks.tick() => Call::Tick(ticks, finish),
+        () = finished => Call::Finish(ticks),
+        () = cut.cancelled() => Call::Cut,
     }
 }
 
