@@ -4,14 +4,15 @@
 
 mod sim;
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ekokv::store::{Command, Durability, Error, Failure, Opened, Store};
+use ekokv::store::{Command, Durability, Error, Failure, Opened, Options, Store};
 use ekokv_wal::{Disk, SimDisk, SimFault};
 use sim::{batch_set, get, open, options, runtime, set, stop, versions};
+use tokio::io::AsyncReadExt;
 use tokio::task::JoinSet;
 
 const OPNOTSUPP: i32 = 95;
@@ -306,5 +307,70 @@ fn row_44_while_a_sync_stalls_nothing_is_acknowledged_and_quiet_keys_are_read() 
     });
     assert!(acknowledged > 3, "{acknowledged}");
     println!("row 44: {acknowledged} answers waited for one stalled sync, none came early");
+    stop(opened);
+}
+
+#[test]
+fn row_44_while_a_lone_writers_sync_stalls_others_are_served() {
+    let disk = SimDisk::new();
+    let workers = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let options = Options {
+        workers: Some(workers.handle().clone()),
+        ..options(Durability::Always)
+    };
+    let opened = Store::open_on(options, Arc::new(disk.clone())).unwrap();
+    // Again and again, for the other worker may happen to look after the sockets already.
+    for round in 0..20 {
+        let (mut ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let store = opened.store.clone();
+        let (served, serving) = std::sync::mpsc::channel();
+        let (listens, listening) = tokio::sync::oneshot::channel();
+        let other = workers.spawn(async move {
+            let mut theirs = tokio::net::UnixStream::from_std(theirs).unwrap();
+            listens.send(()).unwrap();
+            let asked = theirs.read_u8().await;
+            let answer = tokio::select! {
+                biased;
+                _ = store.call(get("alone")) => panic!("what is not synced is shown"),
+                answer = store.call(get("quiet")) => answer,
+            };
+            let _ = served.send((asked, answer));
+        });
+        let store = opened.store.clone();
+        let held = disk.clone();
+        let stalled = workers.spawn(async move {
+            listening.await.unwrap();
+            // Alone for a while, it commits itself. The next segment may not be ready yet.
+            for _ in 0..5 {
+                let _ = store.call(set("alone", 1)).await;
+            }
+            // The committer has gone to sleep, and so has one of the workers.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            held.hold_syncs("wal/0");
+            while let Err(error) = store.call(set("alone", 1)).await {
+                assert!(matches!(error, Error::Busy { .. }), "{error}");
+                tokio::task::yield_now().await;
+            }
+        });
+        disk.wait_for_held_syncs(1);
+        ours.write_all(b"?").unwrap();
+        let answer = serving.recv_timeout(Duration::from_secs(60));
+        let is_stalled = !stalled.is_finished();
+        disk.let_syncs_go();
+        assert!(
+            matches!(answer, Ok((Ok(b'?'), Ok(_)))),
+            "round {round}: {answer:?}"
+        );
+        assert!(is_stalled);
+        workers.block_on(async {
+            stalled.await.unwrap();
+            other.await.unwrap();
+        });
+    }
     stop(opened);
 }

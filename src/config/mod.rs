@@ -375,6 +375,7 @@ impl Config {
             clock_grace: self.clock_grace,
             admin_key: self.admin_key.as_ref().map(|key| key.reveal().to_owned()),
             clock,
+            workers: None,
         }
     }
 

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -52,6 +53,9 @@ pub async fn run(
         ))
     })?;
     let app = Arc::new(App::new(&config, Arc::clone(&clock)));
+    let mut options = config.store_options(clock);
+    let workers = Handle::current();
+    options.workers = (workers.metrics().num_workers() > 1).then_some(workers);
     let answers = {
         let app = Arc::clone(&app);
         move |peer| http::service(Arc::clone(&app), peer)
@@ -61,7 +65,7 @@ pub async fn run(
     startup::listening(address, &config);
 
     let opened = tokio::select! {
-        opened = open(config.store_options(clock)) => opened,
+        opened = open(options) => opened,
         () = &mut shutdown => {
             tracing::info!("stopped before the store was loaded");
             connections.close(DRAIN_TIME_MAX).await;

@@ -1,14 +1,20 @@
 //! The committer: takes frames, writes each as one batch, syncs it, and lets the answers go.
+//!
+//! It has a thread, for the runtime's workers must not wait for a disk. A lone writer's handler is the
+//! exception: it commits itself what nobody else waits for, which spares two wake-ups of sleeping threads, as
+//! long as commits are quick. Should one not be, the committer's thread calls another worker within
+//! milliseconds: the one that waits may be the one that was to look after sockets and timers.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ekokv_wal::{Draft, Error, Log, planted, span_of_records};
+use tokio::runtime::Handle;
 
 use super::chore::{Rotated, Ticket};
-use super::frame::{Frame, Work};
+use super::frame::{Frame, Patience, Work};
 use super::logged::Amounts;
 use super::options::{Durability, Failure};
 use super::shared::{AbortOnPanic, Shared};
@@ -24,79 +30,169 @@ pub(super) struct Committer {
     pub(super) spare_wanted: SyncSender<()>,
     /// Store time of the newest batch, in milliseconds since the Unix epoch.
     pub(super) time: u64,
+    /// When it began, or `interval` or a rotation synced last.
+    pub(super) synced_at: Instant,
 }
 
-/// How the work ended.
-enum End {
-    /// All is written, and nothing comes any more.
-    Closed,
-    /// The store has failed elsewhere, and nothing may be written.
-    Failed,
+/// The committer, for whoever may commit: its thread, or a lone writer's handler.
+pub(super) struct Commits {
+    /// `None` once the log has ended.
+    committer: Mutex<Option<Committer>>,
+    shared: Arc<Shared>,
+    /// The runtime of the handlers, if one of them may wait for the disk.
+    workers: Option<Handle>,
 }
 
-impl Committer {
-    /// Runs until the frame is closed and written, or the log fails.
-    pub(super) fn run(mut self) -> Result<(), Failure> {
-        let _abort = AbortOnPanic;
-        let shared = Arc::clone(&self.shared);
-        let result = self.commit_all().and_then(|end| match end {
-            End::Closed => self.log.stop(now(self.time, &shared)),
-            End::Failed => Ok(()),
-        });
-        result.map_err(|error| {
-            let failure = Failure::Storage(format!(
-                "{error}; whether the last changes were kept is unknown until the next start"
-            ));
-            tracing::error!(%error, "the log failed");
-            shared.fail(failure.clone());
-            failure
-        })
-    }
-
-    fn commit_all(&mut self) -> Result<End, Error> {
-        let mut synced_at = Instant::now();
-        loop {
-            let unsynced = self.log.synced() != self.log.position().batch;
-            let patience = match self.durability {
-                Durability::Interval(interval) if unsynced => {
-                    Some(interval.saturating_sub(synced_at.elapsed()))
-                }
-                Durability::Os => None,
-                Durability::Always | Durability::Interval(_) => {
-                    self.log.can_seal().then_some(QUIET)
-                }
-            };
-            match self.shared.frame.next(patience) {
-                Work::Stop => return Ok(End::Closed),
-                Work::Fail => return Ok(End::Failed),
-                Work::Idle if unsynced => {
-                    self.log.sync()?;
-                    synced_at = Instant::now();
-                }
-                Work::Idle => {
-                    self.time = now(self.time, &self.shared);
-                    self.log.seal(self.time)?;
-                }
-                Work::Commit(mut frame) => {
-                    let ticket = frame.ticket.take();
-                    if frame.count > 0 {
-                        self.commit(frame)?;
-                    }
-                    if let Some(ticket) = ticket {
-                        self.rotate(ticket)?;
-                        synced_at = Instant::now();
-                    } else if let Durability::Interval(interval) = self.durability
-                        && synced_at.elapsed() >= interval
-                    {
-                        self.log.sync()?;
-                        synced_at = Instant::now();
-                    }
-                }
-            }
+impl Commits {
+    /// For handlers on the runtime of `workers`, if it has another one when one of them waits for the disk.
+    pub(super) fn new(committer: Committer, workers: Option<Handle>) -> Self {
+        let shared = Arc::clone(&committer.shared);
+        Self {
+            committer: Mutex::new(Some(committer)),
+            shared,
+            workers,
         }
     }
 
-    fn commit(&mut self, frame: Frame) -> Result<(), Error> {
+    /// What the committer's thread does: runs until the frame is closed and written, or the log fails.
+    pub(super) fn run(&self) -> Result<(), Failure> {
+        let _abort = AbortOnPanic;
+        let mut patience = self.patience();
+        loop {
+            let work = self.shared.frame.next(patience);
+            if let Work::Stalled = work {
+                self.call_worker();
+                continue;
+            }
+            let mut place = self.lock();
+            let done = match (work, place.as_mut()) {
+                (Work::Commit(frame), Some(committer)) => committer.commit(frame),
+                (Work::Idle, Some(committer)) => committer.rest(),
+                (Work::Stop, _) => {
+                    let ended = place.take().map_or(Ok(()), Committer::stop);
+                    return ended.map_err(|error| self.fail(&error));
+                }
+                (Work::Fail | Work::Stalled, _) | (_, None) => {
+                    *place = None;
+                    return Ok(());
+                }
+            };
+            if let Err(error) = done {
+                *place = None;
+                return Err(self.fail(&error));
+            }
+            drop(place);
+            patience = self.patience();
+        }
+    }
+
+    fn patience(&self) -> Patience {
+        let place = self.lock();
+        place.as_ref().map_or(Patience::Endless, |committer| {
+            committer.patience(self.workers.is_some())
+        })
+    }
+
+    /// A task from outside wakes a worker that sleeps, and before that one sleeps again it looks after sockets
+    /// and timers.
+    fn call_worker(&self) {
+        if let Some(workers) = &self.workers {
+            drop(workers.spawn(async {}));
+        }
+    }
+
+    /// Commits what a lone writer's handler has put into the frame, on its thread.
+    pub(super) fn commit_lone(&self) {
+        let _abort = AbortOnPanic;
+        if let Some(frame) = self.shared.frame.take_lone() {
+            let committed = self
+                .lock()
+                .as_mut()
+                .map(|committer| committer.commit(frame));
+            if let Some(Err(error)) = committed {
+                self.fail(&error);
+            }
+            self.shared.frame.give_back();
+        }
+    }
+
+    /// The log has failed.
+    fn fail(&self, error: &Error) -> Failure {
+        let failure = Failure::Storage(format!(
+            "{error}; whether the last changes were kept is unknown until the next start"
+        ));
+        tracing::error!(%error, "the log failed");
+        self.shared.fail(failure.clone());
+        failure
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Committer>> {
+        self.committer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Committer {
+    /// How long the log may be left alone.
+    fn patience(&self, handlers_may_commit: bool) -> Patience {
+        match self.durability {
+            Durability::Interval(interval) if self.is_unsynced() => {
+                Patience::AtMost(interval.saturating_sub(self.synced_at.elapsed()))
+            }
+            Durability::Os => Patience::Endless,
+            Durability::Always | Durability::Interval(_) if !self.log.can_seal() => {
+                Patience::Endless
+            }
+            Durability::Always if handlers_may_commit => Patience::Quiet(QUIET),
+            Durability::Always | Durability::Interval(_) => Patience::AtMost(QUIET),
+        }
+    }
+
+    fn is_unsynced(&self) -> bool {
+        self.log.synced() != self.log.position().batch
+    }
+
+    /// What is to be done when nothing has come for a while.
+    fn rest(&mut self) -> Result<(), Error> {
+        if self.is_unsynced() {
+            self.sync()
+        } else {
+            self.time = now(self.time, &self.shared);
+            self.log.seal(self.time)
+        }
+    }
+
+    fn stop(self) -> Result<(), Error> {
+        let time = now(self.time, &self.shared);
+        self.log.stop(time)
+    }
+
+    fn sync(&mut self) -> Result<(), Error> {
+        self.log.sync()?;
+        self.synced_at = Instant::now();
+        Ok(())
+    }
+
+    fn commit(&mut self, mut frame: Frame) -> Result<(), Error> {
+        let ticket = frame.ticket.take();
+        if frame.count > 0 {
+            self.write(frame)?;
+        }
+        match (ticket, self.durability) {
+            (Some(ticket), _) => {
+                self.rotate(ticket)?;
+                self.synced_at = Instant::now();
+            }
+            (None, Durability::Interval(interval)) if self.synced_at.elapsed() >= interval => {
+                self.sync()?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, frame: Frame) -> Result<(), Error> {
         self.time = self.time.max(frame.time);
         let segment = self.log.segment().number;
         let draft = Draft {

@@ -1,8 +1,9 @@
 //! The open frame: what the owner has applied and the committer has not taken yet, and who waits.
 //!
-//! What always holds: sequences in the frame follow those that were taken before; a waiter is queued
-//! under the same lock under which `released` is compared, and `released` is raised before the queue
-//! is drained, so none is forgotten.
+//! What always holds: sequences in the frame follow those that were taken before; a frame is taken when the
+//! one before is released, by the committer's thread or by a lone writer's handler, never by both; a waiter
+//! is queued under the same lock under which `released` is compared, and `released` is raised before the
+//! queue is drained, so none is forgotten.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -22,6 +23,16 @@ use crate::state::Mutation;
 const GROUP_WAITERS: usize = 48;
 /// So long after the last sync a group is taken as it is.
 const GROUP_PATIENCE: Duration = Duration::from_micros(300);
+
+/// A lone writer's handler commits itself if fewer commands come than one in so long: a busy store has
+/// better things for its workers to do than to wait for a disk.
+const LONE_COMMAND_TIME: Duration = Duration::from_micros(25);
+/// And if the commit before took no longer than this.
+const LONE_COMMIT_TIME_MAX: Duration = Duration::from_millis(1);
+/// And if there is no more to write.
+const LONE_BYTES_MAX: usize = 64 << 10;
+/// If a handler has the log for so long, somebody else must see to what its thread does not do.
+const LONE_PATIENCE: Duration = Duration::from_millis(10);
 
 /// Writes that share one batch, one write and one sync.
 #[derive(Default)]
@@ -78,12 +89,25 @@ struct Waiter {
     version: u64,
 }
 
+/// How long the committer's thread waits for work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// Until there is some.
+    Endless,
+    /// At most so long.
+    AtMost(Duration),
+    /// Until nothing has been written for so long. Lone writers may commit meanwhile.
+    Quiet(Duration),
+}
+
 /// What the committer is to do next.
 pub(super) enum Work {
     /// Write this frame.
     Commit(Frame),
     /// Nothing came for a while.
     Idle,
+    /// A lone writer's handler has had the log for so long that another worker should be called.
+    Stalled,
     /// Nothing comes any more.
     Stop,
     /// The store has failed: nothing may be written.
@@ -100,6 +124,22 @@ pub(super) struct OpenFrame {
     frame_bytes_max: u64,
 }
 
+/// How the committer's thread sleeps.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sleep {
+    /// It looks by itself within [`LONE_PATIENCE`].
+    Light,
+    /// It must be woken.
+    Deep,
+}
+
+/// A lone writer's handler that has the log, or is about to.
+struct Lone {
+    since: Instant,
+    /// The committer's thread has seen that it takes long.
+    is_known: bool,
+}
+
 struct Inner {
     frame: Frame,
     cut: Option<Cut>,
@@ -110,12 +150,53 @@ struct Inner {
     settled: bool,
     last_group: usize,
     last_sync: Instant,
-    committer_sleeps: bool,
+    taken_at: Instant,
+    /// How long the last commit took.
+    took: Duration,
+    /// Commands that the owner had carried out at the last push.
+    asked: u64,
+    /// `None`: it is awake.
+    sleep: Option<Sleep>,
+    /// While there is one, nobody else takes the frame.
+    lone: Option<Lone>,
     closed: bool,
     failed: bool,
 }
 
 impl Inner {
+    /// Whether the writer that has just been queued may commit itself.
+    fn is_lone(&self, now: Instant, since_last_push: u64) -> bool {
+        let commands = u32::try_from(since_last_push).unwrap_or(u32::MAX);
+        self.sleep == Some(Sleep::Light)
+            && self.lone.is_none()
+            && self.cut.is_none()
+            && !self.closed
+            && self.settled
+            && self.frame.waiters == 1
+            && self.last_group <= 1
+            && self.frame.records.len() <= LONE_BYTES_MAX
+            && self.took <= LONE_COMMIT_TIME_MAX
+            && LONE_COMMAND_TIME.saturating_mul(commands) <= now - self.last_sync
+    }
+
+    /// Takes off what is to be written next.
+    fn take(&mut self) -> Frame {
+        let frame = match self.cut.take() {
+            Some(cut) if planted("cut-too-late") => {
+                let ticket = Some(cut.ticket);
+                Frame {
+                    ticket,
+                    ..mem::take(&mut self.frame)
+                }
+            }
+            Some(cut) => self.frame.split(cut),
+            None => mem::take(&mut self.frame),
+        };
+        self.in_flight_bytes = frame.records.len() as u64;
+        self.taken_at = Instant::now();
+        frame
+    }
+
     fn ready(&self) -> bool {
         let frame = &self.frame;
         self.cut.is_some()
@@ -129,6 +210,7 @@ impl Inner {
 
 impl OpenFrame {
     pub(super) fn new(released: u64, frame_bytes_max: u64) -> Self {
+        let now = Instant::now();
         let inner = Inner {
             frame: Frame::default(),
             cut: None,
@@ -136,8 +218,12 @@ impl OpenFrame {
             in_flight_bytes: 0,
             settled: true,
             last_group: 0,
-            last_sync: Instant::now(),
-            committer_sleeps: false,
+            last_sync: now,
+            taken_at: now,
+            took: Duration::MAX,
+            asked: 0,
+            sleep: None,
+            lone: None,
             closed: false,
             failed: false,
         };
@@ -216,7 +302,11 @@ impl OpenFrame {
 
     /// Appends mutations that were admitted, the last of which has the sequence `last_sequence`, and
     /// queues the request's answer behind them (purging has none). `settled` says that nobody else waits
-    /// for the owner, as [`OpenFrame::settle`] does.
+    /// for the owner, as [`OpenFrame::settle`] does. `asked` is how many commands the owner has carried out,
+    /// if the caller can commit itself.
+    ///
+    /// Returns whether it is to: then it calls [`OpenFrame::take_lone`] at once, or
+    /// [`OpenFrame::give_back`]. Nobody else commits before that.
     pub(super) fn push(
         &self,
         mutations: &[Mutation<'_>],
@@ -224,14 +314,15 @@ impl OpenFrame {
         time: u64,
         answer: Option<(ReplyTo, Answer)>,
         settled: bool,
-    ) {
+        asked: Option<u64>,
+    ) -> bool {
         let mut inner = self.lock();
         if inner.failed {
             drop(inner);
             if let Some((reply_to, _)) = answer {
                 let _ = reply_to.send(Err(Error::OutcomeUnknown));
             }
-            return;
+            return false;
         }
         for mutation in mutations {
             ekokv_wal::push_record(&mut inner.frame.records, |out| mutation.encode(out));
@@ -251,7 +342,19 @@ impl OpenFrame {
                 version,
             });
         }
+        if let Some(asked) = asked {
+            let since_last_push = asked.wrapping_sub(mem::replace(&mut inner.asked, asked));
+            let now = Instant::now();
+            if inner.is_lone(now, since_last_push) {
+                inner.lone = Some(Lone {
+                    since: now,
+                    is_known: false,
+                });
+                return true;
+            }
+        }
         self.wake(inner, false);
+        false
     }
 
     /// Lets the batch that the open frame becomes carry `time`, if there is anything in it.
@@ -327,53 +430,98 @@ impl OpenFrame {
 
     /// Wakes the committer if it sleeps and there is something for it to do.
     fn wake(&self, mut inner: MutexGuard<'_, Inner>, always: bool) {
-        if inner.committer_sleeps && (always || inner.ready()) {
-            inner.committer_sleeps = false;
+        if inner.sleep.is_some() && inner.lone.is_none() && (always || inner.ready()) {
+            inner.sleep = None;
             drop(inner);
             self.changed.notify_one();
         }
     }
 
+    // ---- a lone writer's side ----
+
+    /// Takes the frame for the handler that [`OpenFrame::push`] told to commit; it calls
+    /// [`OpenFrame::give_back`] behind [`OpenFrame::release`]. `None`, and nothing to give back, if there is
+    /// something to do that is the committer's thread's.
+    pub(super) fn take_lone(&self) -> Option<Frame> {
+        let mut inner = self.lock();
+        if inner.failed || inner.cut.is_some() {
+            self.end_lone(inner);
+            return None;
+        }
+        let frame = inner.take();
+        // Whoever comes next is a group: nobody is there to see when its patience ends.
+        inner.last_group = 0;
+        Some(frame)
+    }
+
+    /// The committer's thread may take the frame again.
+    pub(super) fn give_back(&self) {
+        self.end_lone(self.lock());
+    }
+
+    fn end_lone(&self, mut inner: MutexGuard<'_, Inner>) {
+        let was_long = inner.lone.take().is_some_and(|lone| lone.is_known);
+        let has_work = inner.frame.count > 0 || inner.cut.is_some() || inner.closed || inner.failed;
+        if was_long || has_work {
+            self.wake(inner, true);
+        }
+    }
+
     // ---- the committer's side ----
 
-    /// Waits for a group, at most as long as `patience`.
-    pub(super) fn next(&self, patience: Option<Duration>) -> Work {
+    /// Waits for a group, at most as long as `patience` says.
+    pub(super) fn next(&self, patience: Patience) -> Work {
         let started = Instant::now();
         let mut inner = self.lock();
         loop {
             if inner.failed {
                 return Work::Fail;
             }
-            if inner.ready() {
-                let frame = match inner.cut.take() {
-                    Some(cut) if planted("cut-too-late") => {
-                        let ticket = Some(cut.ticket);
-                        Frame {
-                            ticket,
-                            ..mem::take(&mut inner.frame)
-                        }
+            let wait = if let Some(lone) = &mut inner.lone {
+                match LONE_PATIENCE.checked_sub(lone.since.elapsed()) {
+                    // Its end wakes whoever knows of it.
+                    None if lone.is_known => None,
+                    None => {
+                        lone.is_known = true;
+                        return Work::Stalled;
                     }
-                    Some(cut) => inner.frame.split(cut),
-                    None => mem::take(&mut inner.frame),
+                    left => left,
+                }
+            } else {
+                if inner.ready() {
+                    let frame = inner.take();
+                    inner.last_group = frame.waiters.max(1);
+                    return Work::Commit(frame);
+                }
+                if inner.closed && inner.frame.count == 0 {
+                    return Work::Stop;
+                }
+                // A group that is not complete is taken when its patience ends; before that the owner
+                // wakes nobody, so the wait must end by itself.
+                let group_left = match inner.last_group {
+                    0 => None,
+                    _ => GROUP_PATIENCE.checked_sub(inner.last_sync.elapsed()),
                 };
-                inner.last_group = frame.waiters.max(1);
-                inner.in_flight_bytes = frame.records.len() as u64;
-                return Work::Commit(frame);
-            }
-            if inner.closed && inner.frame.count == 0 {
-                return Work::Stop;
-            }
-            // A group that is not complete is taken when its patience ends; before that the owner
-            // wakes nobody, so the wait must end by itself.
-            let group_left = GROUP_PATIENCE.checked_sub(inner.last_sync.elapsed());
-            let idle_left = patience.map(|patience| patience.saturating_sub(started.elapsed()));
-            let wait = match (group_left, idle_left) {
-                (_, Some(Duration::ZERO)) => return Work::Idle,
-                (Some(group), Some(idle)) => Some(group.min(idle)),
-                (Some(left), None) | (None, Some(left)) => Some(left),
-                (None, None) => None,
+                let idle_left = match patience {
+                    Patience::Endless => None,
+                    Patience::AtMost(time) => Some(time.saturating_sub(started.elapsed())),
+                    Patience::Quiet(time) => {
+                        Some(time.saturating_sub(started.max(inner.last_sync).elapsed()))
+                    }
+                };
+                if idle_left == Some(Duration::ZERO) {
+                    return Work::Idle;
+                }
+                [group_left, idle_left].into_iter().flatten().min()
             };
-            inner.committer_sleeps = true;
+            let (sleep, wait) = match patience {
+                Patience::Quiet(_) => {
+                    let wait = wait.unwrap_or(LONE_PATIENCE).min(LONE_PATIENCE);
+                    (Sleep::Light, Some(wait))
+                }
+                _ => (Sleep::Deep, wait),
+            };
+            inner.sleep = Some(sleep);
             inner = match wait {
                 None => self
                     .changed
@@ -386,7 +534,7 @@ impl OpenFrame {
                         .0
                 }
             };
-            inner.committer_sleeps = false;
+            inner.sleep = None;
         }
     }
 
@@ -401,6 +549,7 @@ impl OpenFrame {
         self.released.store(sequence, Ordering::Release);
         let mut inner = self.lock();
         inner.last_sync = Instant::now();
+        inner.took = inner.last_sync - inner.taken_at;
         if inner.frame.count == 0 && inner.frame.records.capacity() < spent.records.capacity() {
             spent.records.clear();
             inner.frame.records = mem::take(&mut spent.records);
@@ -444,3 +593,6 @@ fn send(reply_to: ReplyTo, answer: Answer, sequence: u64) {
     // A caller that has gone needs no answer.
     let _ = reply_to.send(Ok(Reply { sequence, answer }));
 }
+
+#[cfg(test)]
+mod tests;

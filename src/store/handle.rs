@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use tokio::sync::oneshot;
 
 use super::command::{Command, Error, Reply};
+use super::committer::Commits;
 use super::options::{Failure, Health, Opened, Options};
 use super::seat::{Outcome, Seat};
 use super::shared::Shared;
@@ -17,6 +18,7 @@ use crate::state::Keyring;
 #[derive(Clone)]
 pub struct Store {
     pub(super) seat: Arc<Seat>,
+    pub(super) commits: Arc<Commits>,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -43,11 +45,16 @@ impl Store {
     /// # Errors
     /// See [`Error`].
     pub async fn call(&self, command: Command) -> Result<Reply, Error> {
-        match self.seat.call(command) {
-            Outcome::Now(outcome) => outcome,
-            // Dropped unanswered only if the store ended with the command in hand.
-            Outcome::Later(reply) => reply.await.unwrap_or(Err(Error::OutcomeUnknown)),
-        }
+        let reply = match self.seat.call(command) {
+            Outcome::Now(outcome) => return outcome,
+            Outcome::Later(reply) => reply,
+            Outcome::Lone(reply) => {
+                self.commits.commit_lone();
+                reply
+            }
+        };
+        // Dropped unanswered only if the store ended with the command in hand.
+        reply.await.unwrap_or(Err(Error::OutcomeUnknown))
     }
 
     /// Folds all that was logged so far into a snapshot. Returns its last sequence when it is

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use ekokv_wal::{Disk, Draft, Error, Log, SEGMENT_BYTES_MAX, push_record};
 
-use super::committer::Committer;
+use super::committer::{Commits, Committer};
 use super::compactor::{Compactor, Generations, RETRY, is_damage, remove_unfinished, set_aside};
 use super::data_dir;
 use super::frame::OpenFrame;
@@ -222,7 +222,10 @@ fn start(
         durability: options.durability,
         spare_wanted,
         time: logged,
+        synced_at: Instant::now(),
     };
+    let commits = Arc::new(Commits::new(committer, options.workers));
+    let for_committer = Arc::clone(&commits);
     let owner = Owner {
         shared: Arc::clone(&shared),
         state,
@@ -255,7 +258,7 @@ fn start(
             .map_err(cannot)?,
         committer: named("committer")
             .spawn(move || {
-                let result = committer.run();
+                let result = for_committer.run();
                 drop(committer_lock);
                 result
             })
@@ -274,7 +277,11 @@ fn start(
             .map_err(cannot)?,
     };
     Ok(Opened {
-        store: Store { seat, shared },
+        store: Store {
+            seat,
+            commits,
+            shared,
+        },
         threads,
         jwt_secret: Vec::new(),
         new_admin_key: None,

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
+
 use super::compactor::{Schedule, Scrub};
 use super::handle::{Store, Threads};
 use crate::clock::Clock;
@@ -95,6 +97,9 @@ pub struct Options {
     pub clock_grace: Duration,
     /// Where the time comes from.
     pub clock: Arc<dyn Clock>,
+    /// The runtime whose workers call the store, if it has more than one: then the handler of a writer that
+    /// is alone may wait for the disk itself.
+    pub workers: Option<Handle>,
 }
 
 /// A store that is open, and what its owner must do with it.

@@ -59,6 +59,8 @@ pub(super) struct Progress {
     settled: u64,
     /// This turn is for one command alone.
     for_one: bool,
+    /// Its caller is to commit what it changed.
+    is_lone: bool,
     /// The log had no room for what the time asked for.
     refused: bool,
     /// When the owner's thread looks at the clock by itself, in milliseconds since the Unix epoch.
@@ -111,13 +113,16 @@ impl Owner {
         Turn { is_open, was_asked }
     }
 
-    /// A turn for one command.
-    pub(super) fn serve_one(&mut self, command: &Command, caller: impl Caller) {
+    /// A turn for one command. Returns whether the caller is to commit what it changed, see
+    /// [`OpenFrame::push`](super::frame::OpenFrame::push).
+    pub(super) fn serve_one(&mut self, command: &Command, caller: impl Caller) -> bool {
+        self.progress.is_lone = false;
         self.progress.refused = self.tell_time();
         self.progress.for_one = true;
         self.carry_out(command, caller);
         self.progress.for_one = false;
         self.end_turn(true);
+        self.progress.is_lone
     }
 
     /// Ends a turn in which commands were carried out, or only what the time and the compactor ask for.
@@ -247,12 +252,14 @@ impl Owner {
         if settled {
             self.progress.settled = self.applied;
         }
-        self.shared.frame.push(
+        let asked = self.progress.for_one.then_some(self.progress.asked);
+        self.progress.is_lone = self.shared.frame.push(
             mutations,
             self.applied,
             self.logged,
             Some((caller.wait(), answer)),
             settled,
+            asked,
         );
         self.carried = self.applied;
         Ok(())

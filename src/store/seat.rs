@@ -46,6 +46,10 @@ pub(super) enum Outcome {
     Now(Result<Reply, Error>),
     /// It will be told.
     Later(oneshot::Receiver<Result<Reply, Error>>),
+    /// It will be told once the caller has committed it, with [`Commits::commit_lone`], at once.
+    ///
+    /// [`Commits::commit_lone`]: super::committer::Commits::commit_lone
+    Lone(oneshot::Receiver<Result<Reply, Error>>),
 }
 
 /// A caller that carries its command out itself.
@@ -75,12 +79,13 @@ impl Seat {
     /// Carries out a command, or leaves it to whoever has the seat.
     pub(super) fn call(&self, command: Command) -> Outcome {
         let mut outcome = None;
+        let mut is_lone = false;
         if let Some(mut owner) = self.take_soon() {
             let _abort = AbortOnPanic;
             if owner.has_ended() {
                 return Outcome::Now(Err(Error::Stopping));
             }
-            owner.serve_one(&command, Here(&mut outcome));
+            is_lone = owner.serve_one(&command, Here(&mut outcome));
             self.leave(owner);
         } else {
             let (reply_to, reply) = oneshot::channel();
@@ -90,31 +95,41 @@ impl Seat {
                 Err(error) => Outcome::Now(Err(error)),
             });
         }
-        self.look_again();
-        // Each caller is told or waits.
-        outcome.unwrap_or(Outcome::Now(Err(Error::OutcomeUnknown)))
+        let has_served = self.look_again();
+        match outcome {
+            Some(Outcome::Later(reply)) if is_lone && !has_served => Outcome::Lone(reply),
+            outcome => {
+                if is_lone {
+                    // Those who were served are woken by this thread, so it must not wait for a disk now.
+                    self.shared.frame.give_back();
+                }
+                // Each caller is told or waits.
+                outcome.unwrap_or(Outcome::Now(Err(Error::OutcomeUnknown)))
+            }
+        }
     }
 
-    /// Serves the mailbox if nobody else does.
-    fn look_again(&self) {
+    /// Serves the mailbox if nobody else does; says whether it has.
+    fn look_again(&self) -> bool {
         let _abort = AbortOnPanic;
         let mut taken = Taken::default();
         let mut started = None;
         loop {
             if self.shared.mailbox.is_empty() {
-                return;
+                return started.is_some();
             }
             if started.get_or_insert_with(Instant::now).elapsed() >= SERVING_MAX {
                 break;
             }
             // Whoever has it looks again.
             let Some(mut owner) = self.take() else {
-                return;
+                return true;
             };
             owner.serve(&mut taken);
             self.leave(owner);
         }
         self.shared.mailbox.call();
+        true
     }
 
     /// The seat, if it is free or about to be: most turns are shorter than what a message and its reply

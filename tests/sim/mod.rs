@@ -32,6 +32,7 @@ pub(crate) fn options(durability: Durability) -> Options {
         scrub: Scrub::default(),
         clock_grace: Duration::from_secs(600),
         clock: Arc::new(ManualClock::new(1_000_000)),
+        workers: None,
     }
 }
 

@@ -12,7 +12,7 @@ use crate::clock::ManualClock;
 use crate::state::Form;
 use crate::state::find::{Cursor, Filter, Query};
 use crate::store::command::{Command, Condition, Put, Reply, Tags, Ttl};
-use crate::store::frame::{OpenFrame, Work};
+use crate::store::frame::{OpenFrame, Patience, Work};
 use crate::store::mailbox::{MAILBOX_COMMANDS_MAX, Mailbox, Taken};
 use crate::store::seat::{Outcome, Seat};
 
@@ -78,9 +78,11 @@ impl Bench {
     /// Takes the frame, as the committer does.
     fn take(&mut self) -> crate::store::frame::Frame {
         self.owner.shared.frame.settle();
-        match self.owner.shared.frame.next(None) {
+        match self.owner.shared.frame.next(Patience::Endless) {
             Work::Commit(frame) => frame,
-            Work::Idle | Work::Stop | Work::Fail => panic!("there is nothing to write"),
+            Work::Idle | Work::Stalled | Work::Stop | Work::Fail => {
+                panic!("there is nothing to write")
+            }
         }
     }
 

@@ -139,7 +139,7 @@ impl Owner {
     fn log_unasked(&mut self, mutations: &[Mutation<'_>]) {
         self.apply(mutations);
         let frame = &self.shared.frame;
-        frame.push(mutations, self.applied, self.logged, None, false);
+        frame.push(mutations, self.applied, self.logged, None, false, None);
         self.carried = self.applied;
     }
 
