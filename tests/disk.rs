@@ -315,6 +315,7 @@ fn row_44_while_a_lone_writers_sync_stalls_others_are_served() {
     let disk = SimDisk::new();
     let workers = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        .thread_name("handler")
         .enable_all()
         .build()
         .unwrap();
@@ -323,6 +324,13 @@ fn row_44_while_a_lone_writers_sync_stalls_others_are_served() {
         ..options(Durability::Always)
     };
     let opened = Store::open_on(options, Arc::new(disk.clone())).unwrap();
+    let syncs_of_handlers = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&syncs_of_handlers);
+    disk.interfere(move |call, _, _| {
+        let is_handlers = std::thread::current().name() == Some("handler");
+        count.fetch_add(usize::from(call == "sync" && is_handlers), Ordering::SeqCst);
+        None
+    });
     // Again and again, for the other worker may happen to look after the sockets already.
     for round in 0..20 {
         let (mut ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
@@ -372,5 +380,6 @@ fn row_44_while_a_lone_writers_sync_stalls_others_are_served() {
             other.await.unwrap();
         });
     }
+    assert!(syncs_of_handlers.load(Ordering::SeqCst) > 0);
     stop(opened);
 }

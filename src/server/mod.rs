@@ -36,6 +36,8 @@ use connection::Answers;
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);
 /// The same after the log has failed: their answers are refusals that only need to leave.
 const FAILURE_TIME_MAX: Duration = Duration::from_secs(1);
+/// So long connections have that are cut: each ends as soon as its task runs.
+const CUT_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Serves `config` on `listener` until `shutdown` is ready or the store has failed.
 ///
@@ -185,7 +187,8 @@ impl Connections {
                 "cutting connections that did not end"
             );
             self.cut.cancel();
-            self.tasks.wait().await;
+            // All but one whose writer waits for a disk that hangs.
+            let _ = timeout(CUT_TIME_MAX, self.tasks.wait()).await;
         }
     }
 }

@@ -159,6 +159,9 @@ struct Inner {
     sleep: Option<Sleep>,
     /// While there is one, nobody else takes the frame.
     lone: Option<Lone>,
+    /// Since the committer's thread took a frame, a handler has answered others than itself. Its worker is to
+    /// wake them, so it must not wait for a disk before.
+    has_company: bool,
     closed: bool,
     failed: bool,
 }
@@ -169,6 +172,7 @@ impl Inner {
         let commands = u32::try_from(since_last_push).unwrap_or(u32::MAX);
         self.sleep == Some(Sleep::Light)
             && self.lone.is_none()
+            && !self.has_company
             && self.cut.is_none()
             && !self.closed
             && self.settled
@@ -224,6 +228,7 @@ impl OpenFrame {
             asked: 0,
             sleep: None,
             lone: None,
+            has_company: false,
             closed: false,
             failed: false,
         };
@@ -430,7 +435,9 @@ impl OpenFrame {
 
     /// Wakes the committer if it sleeps and there is something for it to do.
     fn wake(&self, mut inner: MutexGuard<'_, Inner>, always: bool) {
-        if inner.sleep.is_some() && inner.lone.is_none() && (always || inner.ready()) {
+        // Behind a lone write it does not know when the frame's patience ends.
+        let is_due = inner.ready() || inner.last_group == 0 && inner.frame.count > 0;
+        if inner.sleep.is_some() && inner.lone.is_none() && (always || is_due) {
             inner.sleep = None;
             drop(inner);
             self.changed.notify_one();
@@ -440,16 +447,16 @@ impl OpenFrame {
     // ---- a lone writer's side ----
 
     /// Takes the frame for the handler that [`OpenFrame::push`] told to commit; it calls
-    /// [`OpenFrame::give_back`] behind [`OpenFrame::release`]. `None`, and nothing to give back, if there is
-    /// something to do that is the committer's thread's.
+    /// [`OpenFrame::give_back`] behind [`OpenFrame::release`]. `None`, and nothing to give back, if what is to
+    /// be done now is the committer's thread's.
     pub(super) fn take_lone(&self) -> Option<Frame> {
         let mut inner = self.lock();
-        if inner.failed || inner.cut.is_some() {
+        let has_company = inner.frame.waiters > 1 || inner.frame.records.len() > LONE_BYTES_MAX;
+        if has_company || inner.failed || inner.cut.is_some() {
             self.end_lone(inner);
             return None;
         }
         let frame = inner.take();
-        // Whoever comes next is a group: nobody is there to see when its patience ends.
         inner.last_group = 0;
         Some(frame)
     }
@@ -457,6 +464,15 @@ impl OpenFrame {
     /// The committer's thread may take the frame again.
     pub(super) fn give_back(&self) {
         self.end_lone(self.lock());
+    }
+
+    /// A handler has answered others. If it was told to commit, it leaves that to the committer's thread.
+    pub(super) fn keep_company(&self, is_lone: bool) {
+        let mut inner = self.lock();
+        inner.has_company = true;
+        if is_lone {
+            self.end_lone(inner);
+        }
     }
 
     fn end_lone(&self, mut inner: MutexGuard<'_, Inner>) {
@@ -491,15 +507,16 @@ impl OpenFrame {
                 if inner.ready() {
                     let frame = inner.take();
                     inner.last_group = frame.waiters.max(1);
+                    inner.has_company = false;
                     return Work::Commit(frame);
                 }
                 if inner.closed && inner.frame.count == 0 {
                     return Work::Stop;
                 }
                 // A group that is not complete is taken when its patience ends; before that the owner
-                // wakes nobody, so the wait must end by itself.
+                // wakes nobody, so the wait must end by itself. Behind a lone write it does.
                 let group_left = match inner.last_group {
-                    0 => None,
+                    0 if inner.frame.count == 0 => None,
                     _ => GROUP_PATIENCE.checked_sub(inner.last_sync.elapsed()),
                 };
                 let idle_left = match patience {
@@ -558,6 +575,7 @@ impl OpenFrame {
             .waiting
             .partition_point(|waiter| waiter.sequence <= sequence);
         let ready: Vec<Waiter> = inner.waiting.drain(..count).collect();
+        inner.has_company |= inner.lone.is_some() && count > 1;
         drop(inner);
         for Waiter {
             reply_to,

@@ -95,17 +95,14 @@ impl Seat {
                 Err(error) => Outcome::Now(Err(error)),
             });
         }
-        let has_served = self.look_again();
+        if self.look_again() {
+            self.shared.frame.keep_company(is_lone);
+            is_lone = false;
+        }
         match outcome {
-            Some(Outcome::Later(reply)) if is_lone && !has_served => Outcome::Lone(reply),
-            outcome => {
-                if is_lone {
-                    // Those who were served are woken by this thread, so it must not wait for a disk now.
-                    self.shared.frame.give_back();
-                }
-                // Each caller is told or waits.
-                outcome.unwrap_or(Outcome::Now(Err(Error::OutcomeUnknown)))
-            }
+            Some(Outcome::Later(reply)) if is_lone => Outcome::Lone(reply),
+            // Each caller is told or waits.
+            outcome => outcome.unwrap_or(Outcome::Now(Err(Error::OutcomeUnknown))),
         }
     }
 

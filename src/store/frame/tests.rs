@@ -50,7 +50,7 @@ fn next(frame: &OpenFrame) -> Work {
 #[test]
 fn a_lone_writer_commits_itself_unless_something_speaks_against_it() {
     type Change = fn(&mut Inner);
-    let against: [(&str, Change); 8] = [
+    let against: [(&str, Change); 9] = [
         ("the committer is awake", |inner| inner.sleep = None),
         ("it must be woken to look", |inner| {
             inner.sleep = Some(Sleep::Deep);
@@ -60,6 +60,9 @@ fn a_lone_writer_commits_itself_unless_something_speaks_against_it() {
                 since: Instant::now(),
                 is_known: false,
             });
+        }),
+        ("a handler has answered others", |inner| {
+            inner.has_company = true;
         }),
         ("the store stops", |inner| inner.closed = true),
         ("somebody else waits", |inner| inner.frame.waiters = 1),
@@ -173,14 +176,51 @@ fn a_failed_log_is_not_written_by_a_handler() {
 }
 
 #[test]
-fn a_write_behind_a_lone_one_needs_no_group() {
+fn a_lone_writer_who_gets_company_leaves_the_frame_to_the_committer() {
+    let joined = watched();
+    assert!(push(&joined, 1, true, Some(0)).0);
+    let (is_lone, _reply) = push(&joined, 2, true, Some(0));
+    assert!(!is_lone && joined.take_lone().is_none());
+    assert!(matches!(next(&joined), Work::Commit(frame) if frame.count == 2));
+
+    let served = watched();
+    assert!(push(&served, 1, true, Some(0)).0);
+    served.keep_company(true);
+    assert!(matches!(next(&served), Work::Commit(frame) if frame.count == 1));
+}
+
+#[test]
+fn a_handler_that_answers_others_does_not_go_on_to_commit() {
     let frame = watched();
     assert!(push(&frame, 1, true, Some(0)).0);
     let taken = frame.take_lone().unwrap();
+    // A read of what is being written.
+    let (reply_to, mut reply) = oneshot::channel();
+    frame.answer_after(1, 1, reply_to, Answer::Missing);
     frame.release(1, taken);
     frame.give_back();
-    // A purge has nobody who waits for it, and nobody may be awake to see its patience end.
-    let purge = Mutation::Delete { key: "key" };
-    frame.push(&[purge], 2, 1, None, true, None);
-    assert!(frame.lock().ready());
+    assert!(matches!(reply.try_recv(), Ok(Ok(_))));
+    frame.lock().sleep = Some(Sleep::Light);
+    assert!(!push(&frame, 2, true, Some(0)).0);
+}
+
+#[test]
+fn behind_a_lone_write_whoever_comes_wakes_the_committer() {
+    // It sleeps for longer than a frame's patience.
+    for (settled, waits) in [(false, true), (true, true), (true, false)] {
+        let frame = watched();
+        assert!(push(&frame, 1, true, Some(0)).0);
+        let taken = frame.take_lone().unwrap();
+        frame.release(1, taken);
+        frame.give_back();
+        assert!(frame.lock().sleep.is_some(), "there is nothing to do");
+        let answer = waits.then(|| (oneshot::channel().0, Answer::Cleared));
+        let mutation = Mutation::Delete { key: "key" };
+        assert!(!frame.push(&[mutation], 2, 1, answer, settled, None));
+        assert!(frame.lock().sleep.is_none(), "{settled} {waits}");
+        assert!(matches!(
+            frame.next(Patience::Endless),
+            Work::Commit(frame) if frame.last_sequence == 2
+        ));
+    }
 }
