@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::mem;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -120,6 +120,9 @@ pub(super) struct OpenFrame {
     changed: Condvar,
     /// The sequence up to which answers may show.
     released: AtomicU64,
+    /// Since the committer's thread took a frame, a handler has answered others than itself. Its worker is to
+    /// wake them, so it must not wait for a disk before.
+    has_company: AtomicBool,
     /// Longest frame of more than one request, in bytes.
     frame_bytes_max: u64,
 }
@@ -159,28 +162,29 @@ struct Inner {
     sleep: Option<Sleep>,
     /// While there is one, nobody else takes the frame.
     lone: Option<Lone>,
-    /// Since the committer's thread took a frame, a handler has answered others than itself. Its worker is to
-    /// wake them, so it must not wait for a disk before.
-    has_company: bool,
     closed: bool,
     failed: bool,
 }
 
 impl Inner {
-    /// Whether the writer that has just been queued may commit itself.
-    fn is_lone(&self, now: Instant, since_last_push: u64) -> bool {
+    /// Now, if the writer that has just been queued may commit itself.
+    fn lone_since(&self, since_last_push: u64) -> Option<Instant> {
         let commands = u32::try_from(since_last_push).unwrap_or(u32::MAX);
-        self.sleep == Some(Sleep::Light)
+        let is_lone = self.sleep == Some(Sleep::Light)
             && self.lone.is_none()
-            && !self.has_company
             && self.cut.is_none()
             && !self.closed
             && self.settled
             && self.frame.waiters == 1
             && self.last_group <= 1
             && self.frame.records.len() <= LONE_BYTES_MAX
-            && self.took <= LONE_COMMIT_TIME_MAX
-            && LONE_COMMAND_TIME.saturating_mul(commands) <= now - self.last_sync
+            && self.took <= LONE_COMMIT_TIME_MAX;
+        if !is_lone {
+            return None;
+        }
+        let now = Instant::now();
+        let is_quiet = LONE_COMMAND_TIME.saturating_mul(commands) <= now - self.last_sync;
+        is_quiet.then_some(now)
     }
 
     /// Takes off what is to be written next.
@@ -228,7 +232,6 @@ impl OpenFrame {
             asked: 0,
             sleep: None,
             lone: None,
-            has_company: false,
             closed: false,
             failed: false,
         };
@@ -236,6 +239,7 @@ impl OpenFrame {
             inner: Mutex::new(inner),
             changed: Condvar::new(),
             released: AtomicU64::new(released),
+            has_company: AtomicBool::new(false),
             frame_bytes_max,
         }
     }
@@ -349,10 +353,11 @@ impl OpenFrame {
         }
         if let Some(asked) = asked {
             let since_last_push = asked.wrapping_sub(mem::replace(&mut inner.asked, asked));
-            let now = Instant::now();
-            if inner.is_lone(now, since_last_push) {
+            if !self.has_company.load(Ordering::Relaxed)
+                && let Some(since) = inner.lone_since(since_last_push)
+            {
                 inner.lone = Some(Lone {
-                    since: now,
+                    since,
                     is_known: false,
                 });
                 return true;
@@ -468,10 +473,10 @@ impl OpenFrame {
 
     /// A handler has answered others. If it was told to commit, it leaves that to the committer's thread.
     pub(super) fn keep_company(&self, is_lone: bool) {
-        let mut inner = self.lock();
-        inner.has_company = true;
+        // Nobody but this thread needs to see it: it is about the tasks that this thread is to wake.
+        self.has_company.store(true, Ordering::Relaxed);
         if is_lone {
-            self.end_lone(inner);
+            self.end_lone(self.lock());
         }
     }
 
@@ -507,7 +512,7 @@ impl OpenFrame {
                 if inner.ready() {
                     let frame = inner.take();
                     inner.last_group = frame.waiters.max(1);
-                    inner.has_company = false;
+                    self.has_company.store(false, Ordering::Relaxed);
                     return Work::Commit(frame);
                 }
                 if inner.closed && inner.frame.count == 0 {
@@ -575,7 +580,9 @@ impl OpenFrame {
             .waiting
             .partition_point(|waiter| waiter.sequence <= sequence);
         let ready: Vec<Waiter> = inner.waiting.drain(..count).collect();
-        inner.has_company |= inner.lone.is_some() && count > 1;
+        if inner.lone.is_some() && count > 1 {
+            self.has_company.store(true, Ordering::Relaxed);
+        }
         drop(inner);
         for Waiter {
             reply_to,

@@ -50,7 +50,7 @@ fn next(frame: &OpenFrame) -> Work {
 #[test]
 fn a_lone_writer_commits_itself_unless_something_speaks_against_it() {
     type Change = fn(&mut Inner);
-    let against: [(&str, Change); 9] = [
+    let against: [(&str, Change); 8] = [
         ("the committer is awake", |inner| inner.sleep = None),
         ("it must be woken to look", |inner| {
             inner.sleep = Some(Sleep::Deep);
@@ -60,9 +60,6 @@ fn a_lone_writer_commits_itself_unless_something_speaks_against_it() {
                 since: Instant::now(),
                 is_known: false,
             });
-        }),
-        ("a handler has answered others", |inner| {
-            inner.has_company = true;
         }),
         ("the store stops", |inner| inner.closed = true),
         ("somebody else waits", |inner| inner.frame.waiters = 1),
@@ -79,6 +76,12 @@ fn a_lone_writer_commits_itself_unless_something_speaks_against_it() {
         change(&mut frame.lock());
         assert!(!push(&frame, 1, true, Some(0)).0, "{why}");
     }
+    let company = watched();
+    company.keep_company(false);
+    assert!(
+        !push(&company, 1, true, Some(0)).0,
+        "a handler has answered others"
+    );
     let cut = watched();
     assert!(cut.cut(ticket(), |_, _| true).is_ok());
     cut.lock().sleep = Some(Sleep::Light);
