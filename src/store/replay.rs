@@ -30,8 +30,8 @@ struct Limits {
 
 const LIMITS: Limits = Limits {
     first: 2 << 10,
-    changes: 192 << 10,
-    bytes: 16 << 20,
+    changes: 320 << 10,
+    bytes: 28 << 20,
 };
 
 /// Mutations that were read and not sorted yet.
