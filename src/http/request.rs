@@ -128,7 +128,7 @@ impl Head {
     /// What the bearer of the request's token may do now.
     pub(super) fn authorize(&self, app: &App, ready: &Ready) -> Result<Grant, Refusal> {
         let header = self.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
-        let now_ms = app.clock.now_ms();
+        let now_ms = app.clock.about_ms();
         Ok(ready
             .store
             .with_keyring(|keyring| ready.tokens.authorize(header, keyring, now_ms))?)
