@@ -37,8 +37,7 @@ pub trait Clock: Send + Sync + 'static {
 pub struct SystemClock;
 
 thread_local! {
-    /// What this thread was shown last: a busy store asks a hundred times a millisecond, and reading a clock
-    /// takes longer than all else that is done with the time.
+    /// What this thread was shown last: a busy store asks a hundred times a millisecond.
     static LAST: Cell<Moment> = const {
         Cell::new(Moment {
             wall_ms: 0,
@@ -53,9 +52,10 @@ impl Clock for SystemClock {
         // never ahead.
         let wall_ms = self.now_ms();
         // While the wall clock shows the same millisecond the other one has gone on by one at most. Only a
-        // clock that is set back to the very millisecond of the last look repeats it, until it goes on.
+        // clock that is set back to the very millisecond of the last look repeats it, until it goes on; one that
+        // reads as 0 may do so for long.
         let last = LAST.get();
-        if last.wall_ms == wall_ms {
+        if last.wall_ms == wall_ms && wall_ms > 0 {
             return last;
         }
         let boot_ms = milliseconds(ClockId::Boottime);
