@@ -133,7 +133,6 @@ mod tests {
 
     #[test]
     fn what_was_shown_last_is_no_older_than_a_millisecond() {
-        let mut looks = 0_u32;
         let mut walls = std::collections::BTreeSet::new();
         while walls.len() < 20 {
             let before = milliseconds(ClockId::Boottime);
@@ -141,9 +140,7 @@ mod tests {
             let after = milliseconds(ClockId::Boottime);
             assert!(boot_ms + 2 >= before && boot_ms <= after, "{boot_ms}");
             walls.insert(wall_ms);
-            looks += 1;
         }
-        assert!(looks >= 20);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //! a durability promises is there afterwards, and after a failure nobody is told of success.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod workers;
+
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,13 +22,6 @@ use ekokv_wal::SimDisk;
 
 const WRITERS: usize = 6;
 
-/// A runtime that has a worker to spare, so that lone writers commit themselves.
-fn workers() -> tokio::runtime::Handle {
-    static RUNTIME: std::sync::LazyLock<tokio::runtime::Runtime> =
-        std::sync::LazyLock::new(|| tokio::runtime::Runtime::new().unwrap());
-    RUNTIME.handle().clone()
-}
-
 fn options(durability: Durability) -> Options {
     Options {
         data_dir: "simulated".into(),
@@ -42,7 +37,7 @@ fn options(durability: Durability) -> Options {
         scrub: Scrub::default(),
         clock_grace: Duration::from_secs(600),
         clock: Arc::new(ManualClock::new(1_000_000)),
-        workers: Some(workers()),
+        workers: Some(workers::workers()),
     }
 }
 

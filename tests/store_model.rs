@@ -5,6 +5,8 @@
 
 mod common;
 
+mod workers;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
@@ -71,7 +73,7 @@ impl Subject {
             scrub: Scrub::default(),
             clock_grace: Duration::from_millis(GRACE_MS),
             clock: self.clock.clone(),
-            workers: Some(workers()),
+            workers: Some(workers::workers()),
         };
         let disk = Arc::new(self.disk.clone());
         let Opened { store, threads, .. } = Store::open_on(options, disk).unwrap();
@@ -331,13 +333,6 @@ impl Life {
             Self::At(offset) => Ttl::At(clock.saturating_add_signed(offset)),
         }
     }
-}
-
-/// A runtime that has a worker to spare, so that lone writers commit themselves.
-fn workers() -> tokio::runtime::Handle {
-    static RUNTIME: std::sync::LazyLock<tokio::runtime::Runtime> =
-        std::sync::LazyLock::new(|| tokio::runtime::Runtime::new().unwrap());
-    RUNTIME.handle().clone()
 }
 
 fn life() -> impl Strategy<Value = Life> {

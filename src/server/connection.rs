@@ -113,7 +113,7 @@ enum Call {
     Cut,
 }
 
-/// The next call; no other is `finish` if it has been heard.
+/// Waits for the next call. `finish` is `None` once it has been heard.
 async fn called(
     mut ticks: Interval,
     finish: Option<CancellationToken>,
@@ -201,7 +201,95 @@ impl Watch {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::time::timeout;
+
     use super::*;
+
+    /// What should come at once is not waited for longer than this.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn calls_come_again_and_finish_once() {
+        let (finish, cut) = (CancellationToken::new(), CancellationToken::new());
+        let mut ticks = interval(Duration::from_millis(1));
+        for _ in 0..3 {
+            let Call::Tick(next, heard) = called(ticks, Some(finish.clone()), cut.clone()).await
+            else {
+                panic!("nobody has called");
+            };
+            assert!(heard.is_some());
+            ticks = next;
+        }
+        finish.cancel();
+        // A tick may be due as well.
+        let ticks = loop {
+            match called(ticks, Some(finish.clone()), cut.clone()).await {
+                Call::Tick(next, _) => ticks = next,
+                Call::Finish(ticks) => break ticks,
+                Call::Cut => panic!("nobody has cut"),
+            }
+        };
+        assert!(matches!(
+            called(ticks, None, cut.clone()).await,
+            Call::Tick(_, None)
+        ));
+        cut.cancel();
+        let long = interval(Duration::from_secs(3600));
+        // The first tick of an interval is due at once.
+        let mut call = called(long, None, cut.clone()).await;
+        while let Call::Tick(ticks, _) = call {
+            let next = timeout(PATIENCE, called(ticks, None, cut.clone())).await;
+            call = next.unwrap();
+        }
+        assert!(matches!(call, Call::Cut));
+    }
+
+    /// A connection that answers a path that begins with `/now`, and leaves others without an answer.
+    async fn served(
+        request: &str,
+    ) -> (TcpStream, CancellationToken, CancellationToken, impl Future) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let (finish, cut) = (CancellationToken::new(), CancellationToken::new());
+        let answers = service_fn(|request: Request<Incoming>| async move {
+            if !request.uri().path().starts_with("/now") {
+                pending::<()>().await;
+            }
+            Ok::<_, Infallible>(Response::default())
+        });
+        let serving = tokio::spawn(serve(stream, answers, finish.clone(), cut.clone()));
+        let head = format!("GET {request} HTTP/1.1\r\nhost: a\r\n\r\n");
+        client.write_all(head.as_bytes()).await.unwrap();
+        (client, finish, cut, serving)
+    }
+
+    #[tokio::test]
+    async fn a_connection_between_two_requests_ends_when_it_is_to_finish() {
+        let (mut client, finish, _cut, serving) = served("/now").await;
+        let mut answer = [0; 12];
+        client.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200");
+        finish.cancel();
+        assert!(timeout(PATIENCE, serving).await.is_ok());
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).await.unwrap();
+        assert!(rest.ends_with(b"\r\n\r\n"));
+    }
+
+    #[tokio::test]
+    async fn a_connection_without_an_answer_ends_when_it_is_cut() {
+        let (mut client, finish, cut, serving) = served("/never").await;
+        finish.cancel();
+        cut.cancel();
+        assert!(timeout(PATIENCE, serving).await.is_ok());
+        let mut rest = Vec::new();
+        let read = client.read_to_end(&mut rest).await;
+        assert!(rest.is_empty(), "{read:?} {rest:?}");
+    }
 
     /// Ticks until the connection is ended, if what is seen changes as `next` says.
     fn ticks(watch: &mut Watch, mut next: impl FnMut(u64) -> Seen) -> Option<u64> {

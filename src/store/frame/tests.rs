@@ -7,6 +7,7 @@ use std::thread;
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 
+use super::lone::{LONE_BYTES_MAX, LONE_COMMIT_TIME_MAX};
 use super::*;
 use crate::state::Fingerprint;
 
