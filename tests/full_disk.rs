@@ -324,7 +324,7 @@ fn row_37_space_that_others_took_is_waited_for_while_deletes_go_on() {
     session.check();
     // The older generation goes first, which makes room enough.
     let (status, answer) = session.compact();
-    assert_eq!(status, 200, "{answer}");
+    assert_eq!(status, 200, "{answer}\n{}", session.process.said());
     assert_eq!(disk.snapshots(), 1);
     // Now there is none to give up.
     squeeze(&foreign);

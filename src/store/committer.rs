@@ -225,6 +225,9 @@ impl Committer {
         let segment = self.log.segment().number;
         let end = self.log.rotate_now(self.time)?;
         let rotated = self.log.segment().number != segment;
+        // It has its segment, and the room for another one is to be its snapshot's: this comes before a spare
+        // is wanted.
+        self.shared.space.await_segment(false);
         if ticket.renew && !rotated {
             self.log.renew_current()?;
         }
@@ -255,4 +258,73 @@ impl Committer {
 /// Store time, which the owner tells more often than it logs something.
 fn now(time: u64, shared: &Shared) -> u64 {
     time.max(shared.time.load(Ordering::Relaxed))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+
+    use ekokv_wal::{Mode, SimDisk};
+
+    use super::*;
+    use crate::state::State;
+    use crate::store::frame::OpenFrame;
+
+    const SEGMENT_BYTES: u64 = 64 << 10;
+
+    #[test]
+    fn row_36_a_compaction_that_has_its_segment_leaves_no_room_for_another_spare() {
+        let disk = Arc::new(SimDisk::new());
+        let options = ekokv_wal::Options {
+            segment_bytes: SEGMENT_BYTES,
+            first_segment_bytes: SEGMENT_BYTES,
+            mode: Mode::Always,
+            random: Arc::new(|| Ok([7; 16])),
+        };
+        let first = Draft {
+            count: 0,
+            time: 1,
+            records: &[],
+        };
+        let mut log = Log::create(disk.clone(), options, |_| Ok(()), first).unwrap();
+        let mut records = Vec::new();
+        ekokv_wal::push_record(&mut records, |record| record.push(1));
+        let draft = Draft {
+            count: 1,
+            time: 1,
+            records: &records,
+        };
+        log.append(draft).unwrap();
+        log.spares().prepare(&mut || true).unwrap();
+        let keyring = State::new(1_000).keyring().clone();
+        let frame = OpenFrame::new(0, SEGMENT_BYTES / 4);
+        let shared = Shared::new(frame, log.shared_room(), log.spares(), keyring, false);
+        let (spare_wanted, wanted) = sync_channel(1);
+        let mut committer = Committer {
+            log,
+            shared: Arc::new(shared),
+            durability: Durability::Always,
+            spare_wanted,
+            time: 1,
+            synced_at: Instant::now(),
+        };
+        let shared = Arc::clone(&committer.shared);
+        disk.set_capacity(Some(0));
+        shared.space.sample(disk.as_ref());
+        assert!(!shared.space.has_segment(&shared.logged));
+        shared.space.await_segment(true);
+        assert!(shared.space.has_segment(&shared.logged));
+
+        let (reply, replied) = sync_channel(1);
+        let ticket = Ticket {
+            fingerprint: State::new(1_000).fingerprint(),
+            time: 2,
+            renew: false,
+            reply,
+        };
+        committer.rotate(ticket).unwrap();
+        assert!(replied.recv().unwrap().is_ok());
+        assert_eq!(wanted.try_recv(), Ok(()));
+        assert!(!shared.space.has_segment(&shared.logged));
+    }
 }
