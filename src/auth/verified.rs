@@ -4,14 +4,16 @@
 //! - It is bounded: each token has one place, and the token that was verified last has it.
 //! - It holds what a token says, never what that grants: whether its time has come or is over, and
 //!   whether its API key still exists, is judged on each request.
-//! - A token is compared in constant time, at a place that a keyed hash chose, so nobody can feel their
-//!   way to a token that others use.
+//! - A token's signature is compared in constant time, at a place that a hash with a secret seed chose, so
+//!   nobody can feel their way to a token that others use. What stands before it says nothing that must not be
+//!   known.
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{PoisonError, RwLock};
 
 use ctutils::CtEq;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::state::Role;
 
@@ -22,6 +24,10 @@ const TOKEN_BYTES_MAX: usize = 1024;
 
 /// So many bytes at the end of a token choose its place.
 const HASHED_BYTES: usize = 32;
+
+/// So many bytes at the end of a token are compared in constant time: those of its signature, which are 43, and
+/// a few more.
+const SECRET_BYTES: usize = 48;
 
 /// What a token with a right signature says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +44,7 @@ pub(super) struct Verified {
 
 /// The tokens that were verified last.
 pub(super) struct Cache {
-    hash: RandomState,
+    seed: u64,
     places: Box<[RwLock<Option<Known>>]>,
 }
 
@@ -50,7 +56,7 @@ struct Known {
 impl Default for Cache {
     fn default() -> Self {
         Self {
-            hash: RandomState::new(),
+            seed: RandomState::new().hash_one(()),
             places: (0..PLACES).map(|_| RwLock::new(None)).collect(),
         }
     }
@@ -69,8 +75,7 @@ impl Cache {
         let place = self.place(token)?.read();
         let place = place.unwrap_or_else(PoisonError::into_inner);
         let known = place.as_ref()?;
-        let is_it = known.token.ct_eq(token).to_bool();
-        is_it.then(|| judge(&known.verified))
+        is_same(&known.token, token).then(|| judge(&known.verified))
     }
 
     /// Keeps a token whose signature is right.
@@ -91,9 +96,19 @@ impl Cache {
         // The end of a token is that of its signature, and differs as much as all of it.
         let end = token.last_chunk::<HASHED_BYTES>();
         let end = end.map_or(token, |end| end.as_slice());
-        let hash = self.hash.hash_one(end) as usize;
+        let hash = xxh3_64_with_seed(end, self.seed) as usize;
         self.places.get(hash % PLACES)
     }
+}
+
+/// Whether two tokens are the same; how long it takes tells nothing of their signatures.
+fn is_same(one: &[u8], other: &[u8]) -> bool {
+    if one.len() != other.len() {
+        return false;
+    }
+    let at = one.len().saturating_sub(SECRET_BYTES);
+    let ((one, one_secret), (other, other_secret)) = (one.split_at(at), other.split_at(at));
+    one == other && one_secret.ct_eq(other_secret).to_bool()
 }
 
 #[cfg(test)]
@@ -119,12 +134,17 @@ mod tests {
         }
         // What is behind the first bytes chooses the place; all of them are compared.
         let (one, other) = (
-            [b"1", &[b'x'; 40][..]].concat(),
-            [b"2", &[b'x'; 40][..]].concat(),
+            [b"1", &[b'x'; 90][..]].concat(),
+            [b"2", &[b'x'; 90][..]].concat(),
         );
         cache.keep(&one, verified("a"));
         assert_eq!(cache.with(&one, Clone::clone), Some(verified("a")));
         assert_eq!(cache.with(&other, Clone::clone), None);
+        for at in 0..one.len() {
+            let mut other = one.clone();
+            other[at] ^= 1;
+            assert!(!is_same(&one, &other), "{at}");
+        }
         cache.keep(b"token", verified("b"));
         assert_eq!(cache.with(b"token", Clone::clone), Some(verified("b")));
     }
