@@ -1,10 +1,10 @@
 //! How answers are made: JSON bodies and the headers that say which state they show.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use hyper::StatusCode;
-use hyper::header::{CONTENT_TYPE, ETAG, HeaderName, HeaderValue};
+use hyper::header::{CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue};
 use warp::Reply;
 use warp::reply::Response;
 
@@ -26,6 +26,17 @@ const ENVELOPE_TAIL: &[u8] = b"}";
 /// What an envelope adds to a value, in bytes.
 pub(super) const ENVELOPE_BYTES: usize = ENVELOPE_HEAD.len() + ENVELOPE_TAIL.len();
 
+/// The headers of an answer about one entry, in this order, with two values to be filled in: a copy of them takes
+/// less than to put them into a map, which hashes each name.
+static OF_ENTRY: LazyLock<HeaderMap> = LazyLock::new(|| {
+    let later = || HeaderValue::from_static("0");
+    HeaderMap::from_iter([
+        (CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        (VERSION, later()),
+        (ETAG, later()),
+    ])
+});
+
 /// An answer of status 200 with this JSON text.
 pub(super) fn json(text: impl Into<Bytes>) -> Response {
     let mut response = Response::new(text.into().into());
@@ -39,6 +50,27 @@ pub(super) fn json(text: impl Into<Bytes>) -> Response {
 pub(super) fn at(sequence: u64, text: impl Into<Bytes>) -> Response {
     let mut response = json(text);
     place(&mut response, sequence);
+    response
+}
+
+/// An answer about one entry, as of `sequence`: its text, its version and its deadline in milliseconds, if it has
+/// one.
+pub(super) fn of_entry(
+    sequence: u64,
+    text: Bytes,
+    version: u64,
+    deadline: Option<u64>,
+) -> Response {
+    let mut headers = OF_ENTRY.clone();
+    let values = [digits(sequence), entity_tag(version)];
+    for (place, value) in headers.values_mut().skip(1).zip(values) {
+        if let Some(value) = value {
+            *place = value;
+        }
+    }
+    expire_at(&mut headers, deadline);
+    let mut response = Response::new(text.into());
+    *response.headers_mut() = headers;
     response
 }
 
@@ -63,9 +95,7 @@ pub(super) fn not_modified(sequence: u64, version: u64, deadline: Option<u64>) -
 
 /// Says which place in the store's order an answer shows.
 pub(super) fn place(response: &mut Response, sequence: u64) {
-    let mut buffer = itoa::Buffer::new();
-    // Digits are always a header's value.
-    if let Ok(digits) = HeaderValue::from_str(buffer.format(sequence)) {
+    if let Some(digits) = digits(sequence) {
         response.headers_mut().insert(VERSION, digits);
     }
 }
@@ -76,11 +106,20 @@ pub(super) fn describe(response: &mut Response, version: u64, deadline: Option<u
     if let Some(tag) = entity_tag(version) {
         headers.insert(ETAG, tag);
     }
+    expire_at(headers, deadline);
+}
+
+fn expire_at(headers: &mut HeaderMap, deadline: Option<u64>) {
     if let Some(deadline) = deadline
         && let Ok(time) = HeaderValue::try_from(ttl::format_rfc3339(deadline))
     {
         headers.insert(EXPIRES_AT, time);
     }
+}
+
+/// A number as a header's value, which digits always are.
+fn digits(number: u64) -> Option<HeaderValue> {
+    HeaderValue::from_str(itoa::Buffer::new().format(number)).ok()
 }
 
 /// `"<version>"`, made without the formatting machinery: it is on the path of every answer.
@@ -163,6 +202,15 @@ mod tests {
             let headers = response.headers();
             assert_eq!(headers[VERSION], version.to_string());
             assert_eq!(headers[ETAG], format!("\"{version}\""));
+
+            let deadline = Some(86_400_000);
+            let response = of_entry(version, Bytes::new(), 7, deadline);
+            let headers = response.headers();
+            assert_eq!(headers.len(), 4);
+            assert_eq!(headers[VERSION], version.to_string());
+            assert_eq!(headers[ETAG], "\"7\"");
+            assert_eq!(headers[CONTENT_TYPE], "application/json");
+            assert_eq!(headers[EXPIRES_AT], "1970-01-02T00:00:00.000Z");
         }
     }
 }

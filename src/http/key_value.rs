@@ -32,8 +32,8 @@ pub(super) async fn get(
             // A bare value leaves without a copy. It takes memory all the same: a waiting answer keeps
             // a value that may have been overwritten or deleted since.
             let reservation = answer::reserve(&app.budget, found.value.len())?;
-            let mut response = answer::at(sequence, answer::formed(found.value, form));
-            answer::describe(&mut response, found.version, found.deadline);
+            let text = answer::formed(found.value, form);
+            let mut response = answer::of_entry(sequence, text, found.version, found.deadline);
             answer::hold(&mut response, reservation);
             Ok(response)
         }
@@ -104,8 +104,7 @@ pub(super) async fn set<B: Incoming>(
         }
         _ => return Err(Refusal::Internal),
     };
-    let mut response = answer::at(sequence, shown);
-    answer::describe(&mut response, version, deadline);
+    let mut response = answer::of_entry(sequence, shown, version, deadline);
     answer::hold(&mut response, arrived.reservation);
     Ok(response)
 }
