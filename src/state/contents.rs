@@ -68,6 +68,22 @@ impl Contents {
         self.records.slot(handle)
     }
 
+    /// Has the processor fetch what [`Contents::prefetch_record`] reads, without waiting for it.
+    #[inline]
+    pub(super) fn prefetch_place(&self, key: &str) {
+        self.lookaside.prefetch(hash(key));
+    }
+
+    /// Has the processor fetch the record of this key, if the table knows where it is, without waiting for it.
+    #[inline]
+    pub(super) fn prefetch_record(&self, key: &str) {
+        // Whose record it is will be seen when it is there; another one that fits is rare.
+        self.lookaside.find(hash(key), |handle| {
+            self.records.prefetch(handle);
+            None::<()>
+        });
+    }
+
     /// When a slot is due, and its key; longest due first, then least recently changed first.
     pub(super) fn due(&self) -> impl Iterator<Item = (u64, &str, Slot<'_>)> {
         self.due.iter().filter_map(|((at, _), handle)| {

@@ -24,9 +24,10 @@
 use std::cell::RefCell;
 
 use memmap2::MmapMut;
+use prefetch_index::prefetch_index;
 
 use super::arena::Handle;
-use super::regions::map;
+use super::regions::{CACHE_LINE_BYTES, map};
 use super::tagged::Tagged;
 
 /// Slots of a bucket: two cache lines, which processors fetch as a pair.
@@ -84,6 +85,21 @@ impl Lookaside {
                 None
             }
         })
+    }
+
+    /// Has the processor fetch the slots of this hash, without waiting for them.
+    #[inline]
+    pub(super) fn prefetch(&self, hash: u64) {
+        let Ok(mapped) = self.mapped.try_borrow() else {
+            return;
+        };
+        let (chunk, bucket) = self.place(hash);
+        if let Some(bytes) = mapped.get(chunk / MAPPED_CHUNKS) {
+            let at = at(chunk, bucket);
+            for line in (at..at + BUCKET_BYTES).step_by(CACHE_LINE_BYTES) {
+                prefetch_index::<u8>(bytes, line);
+            }
+        }
     }
 
     /// Remembers where a record is that is not known here.

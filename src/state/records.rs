@@ -82,6 +82,12 @@ impl Records {
         self.found(handle).map(|(_, slot)| slot)
     }
 
+    /// Has the processor fetch the beginning of the record at `handle`, without waiting for it.
+    #[inline]
+    pub(super) fn prefetch(&self, handle: Handle) {
+        self.arena.prefetch(handle);
+    }
+
     /// The same with its key.
     #[inline]
     pub(super) fn keyed(&self, handle: Handle) -> Option<(&str, Slot<'_>)> {

@@ -50,6 +50,9 @@ impl Berth {
     }
 }
 
+/// What processors fetch at once.
+pub(super) const CACHE_LINE_BYTES: usize = 64;
+
 /// Memory of zeros, meant for huge pages or not; `None` if the system has none.
 pub(super) fn map(bytes: usize, is_huge: bool) -> Option<MmapMut> {
     let memory = MmapMut::map_anon(bytes).ok()?;

@@ -85,6 +85,36 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// Whether it is about keys of a list.
+    pub(super) fn has_many_keys(&self) -> bool {
+        matches!(
+            self,
+            Self::BatchGet { .. } | Self::BatchSet { .. } | Self::BatchDelete { .. }
+        )
+    }
+
+    /// Shows each key that it names to `look`.
+    pub(super) fn each_key(&self, mut look: impl FnMut(&str)) {
+        match self {
+            Self::Get { key, .. }
+            | Self::Set {
+                put: Put { key, .. },
+                ..
+            }
+            | Self::Delete { key, .. }
+            | Self::Link { key, .. }
+            | Self::Unlink { key, .. }
+            | Self::Links { key } => look(key),
+            Self::BatchGet { keys } | Self::BatchDelete { keys } => {
+                keys.iter().for_each(|key| look(key));
+            }
+            Self::BatchSet { puts } => puts.iter().for_each(|put| look(&put.key)),
+            Self::Clear | Self::Find { .. } => {}
+        }
+    }
+}
+
 /// What must hold for a write; decided by the store.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Condition {

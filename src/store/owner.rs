@@ -102,6 +102,12 @@ impl Owner {
     pub(super) fn serve(&mut self, taken: &mut Taken) -> Turn {
         let is_open = self.shared.mailbox.take(taken);
         let was_asked = !taken.envelopes.is_empty();
+        for Envelope { command, .. } in &taken.envelopes {
+            command.each_key(|key| self.state.prefetch_place(key));
+        }
+        for Envelope { command, .. } in &taken.envelopes {
+            command.each_key(|key| self.state.prefetch_record(key));
+        }
         self.progress.refused = self.tell_time();
         for Envelope { command, reply_to } in taken.envelopes.drain(..) {
             self.carry_out(&command, reply_to);
@@ -117,6 +123,10 @@ impl Owner {
     /// [`OpenFrame::push`](super::frame::OpenFrame::push).
     pub(super) fn serve_one(&mut self, command: &Command, caller: impl Caller) -> bool {
         self.progress.is_lone = false;
+        if command.has_many_keys() {
+            command.each_key(|key| self.state.prefetch_place(key));
+            command.each_key(|key| self.state.prefetch_record(key));
+        }
         self.progress.refused = self.tell_time();
         self.progress.for_one = true;
         self.carry_out(command, caller);

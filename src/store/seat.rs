@@ -76,6 +76,25 @@ impl Seat {
         }
     }
 
+    /// Has memory fetched for a command about this key that is on its way, see [`State::prefetch_place`]. If the
+    /// seat is taken the command will wait for it instead.
+    ///
+    /// [`State::prefetch_place`]: crate::state::State::prefetch_place
+    pub(super) fn prefetch_place(&self, key: &str) {
+        if let Some(owner) = self.take() {
+            owner.state.prefetch_place(key);
+        }
+    }
+
+    /// The same a while later, see [`State::prefetch_record`].
+    ///
+    /// [`State::prefetch_record`]: crate::state::State::prefetch_record
+    pub(super) fn prefetch_record(&self, key: &str) {
+        if let Some(owner) = self.take() {
+            owner.state.prefetch_record(key);
+        }
+    }
+
     /// Carries out a command, or leaves it to whoever has the seat.
     pub(super) fn call(&self, command: Command) -> Outcome {
         let mut outcome = None;
