@@ -9,6 +9,12 @@ use std::task::Poll;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Panicked;
 
+/// Calls a function, whose panic is an outcome too.
+pub(super) fn caught_now<T>(function: impl FnOnce() -> T) -> Result<T, Panicked> {
+    // See below.
+    catch_unwind(AssertUnwindSafe(function)).map_err(|_| Panicked)
+}
+
 /// Runs a future to its end or its panic. After a panic it is not polled again.
 ///
 /// It is pinned by the caller: a future that is handed on by value takes its place twice.
@@ -45,5 +51,7 @@ mod tests {
             panic!("on purpose");
         });
         assert_eq!(caught(panics).await, Err::<(), _>(Panicked));
+        assert_eq!(caught_now(|| 9), Ok(9));
+        assert_eq!(caught_now(|| panic!("on purpose")), Err::<(), _>(Panicked));
     }
 }

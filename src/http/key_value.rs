@@ -11,21 +11,26 @@ use super::refusal::Refusal;
 use super::request::Head;
 use super::{answer, condition, path};
 use crate::state::{Form, ttl};
-use crate::store::{Answer, Command, Put, Reply, Ttl};
+use crate::store::{Answer, Command, Error, Put, Reply, Started, Ttl};
 
 /// What get and batch/get answer for a key that is not there any more.
 pub(super) const NOTHING: &[u8] = b"{}";
 
-/// `GET /api/kv/get/{key}`
-pub(super) async fn get(
+/// `GET /api/kv/get/{key}`, up to its command.
+pub(super) fn start_get(
     app: &App,
     ready: &Ready,
     head: &Head,
     key: &str,
-) -> Result<Response, Refusal> {
+) -> Result<Started, Refusal> {
     let key = path::key(key, app.limits.key_bytes)?;
     let unless = condition::of_get(head.conditions())?;
-    let Reply { sequence, answer } = ready.store.call(Command::Get { key, unless }).await?;
+    Ok(ready.store.start(Command::Get { key, unless }))
+}
+
+/// The answer to it.
+pub(super) fn answer_get(app: &App, outcome: Result<Reply, Error>) -> Result<Response, Refusal> {
+    let Reply { sequence, answer } = outcome?;
     match answer {
         Answer::Found(found) => {
             let form = app.shown(found.form);

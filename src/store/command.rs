@@ -288,3 +288,62 @@ pub enum Error {
     #[error("the server is stopping")]
     Stopping,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(command: &Command) -> Vec<String> {
+        let mut keys = Vec::new();
+        command.each_key(|key| keys.push(key.to_owned()));
+        keys
+    }
+
+    #[test]
+    fn every_command_about_keys_names_them() {
+        let key = || Key::from("a");
+        let put = |key: &str| Put {
+            key: key.into(),
+            value: Bytes::from_static(b"1"),
+            form: Form::Bare,
+            ttl: Ttl::None,
+        };
+        let condition = Condition::None;
+        let (collection, record_id) = (Box::from("c"), Box::from("d"));
+        for command in [
+            Command::Get {
+                key: key(),
+                unless: None,
+            },
+            Command::Set {
+                put: put("a"),
+                condition: condition.clone(),
+            },
+            Command::Delete {
+                key: key(),
+                condition,
+            },
+            Command::Unlink {
+                key: key(),
+                collection,
+                record_id,
+            },
+            Command::Links { key: key() },
+        ] {
+            assert_eq!(keys(&command), ["a"]);
+            assert!(!command.has_many_keys());
+        }
+        let list = vec![key(), Key::from("b")];
+        for command in [
+            Command::BatchGet { keys: list.clone() },
+            Command::BatchDelete { keys: list },
+            Command::BatchSet {
+                puts: vec![put("a"), put("b")],
+            },
+        ] {
+            assert_eq!(keys(&command), ["a", "b"]);
+            assert!(command.has_many_keys());
+        }
+        assert!(keys(&Command::Clear).is_empty());
+    }
+}

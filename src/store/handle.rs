@@ -22,6 +22,30 @@ pub struct Store {
     pub(super) shared: Arc<Shared>,
 }
 
+/// A command that was handed over.
+#[derive(Debug)]
+pub enum Started {
+    /// It has been carried out.
+    Now(Result<Reply, Error>),
+    /// It is, or will be, and its outcome is to be waited for.
+    Later(Awaited),
+}
+
+/// An outcome that is to be waited for.
+#[derive(Debug)]
+pub struct Awaited(oneshot::Receiver<Result<Reply, Error>>);
+
+impl Awaited {
+    /// Waits for it.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn outcome(self) -> Result<Reply, Error> {
+        // Dropped unanswered only if the store ended with the command in hand.
+        self.0.await.unwrap_or(Err(Error::OutcomeUnknown))
+    }
+}
+
 impl Store {
     /// Opens the data dir, replays the log and starts the threads. Blocks until all is loaded.
     ///
@@ -45,16 +69,23 @@ impl Store {
     /// # Errors
     /// See [`Error`].
     pub async fn call(&self, command: Command) -> Result<Reply, Error> {
-        let reply = match self.seat.call(command) {
-            Outcome::Now(outcome) => return outcome,
-            Outcome::Later(reply) => reply,
+        match self.start(command) {
+            Started::Now(outcome) => outcome,
+            Started::Later(reply) => reply.outcome().await,
+        }
+    }
+
+    /// Has a command carried out by the owner, as [`Store::call`] does, and tells its outcome if that is known
+    /// at once.
+    pub fn start(&self, command: Command) -> Started {
+        match self.seat.call(command) {
+            Outcome::Now(outcome) => Started::Now(outcome),
+            Outcome::Later(reply) => Started::Later(Awaited(reply)),
             Outcome::Lone(reply) => {
                 self.commits.commit_lone();
-                reply
+                Started::Later(Awaited(reply))
             }
-        };
-        // Dropped unanswered only if the store ended with the command in hand.
-        reply.await.unwrap_or(Err(Error::OutcomeUnknown))
+        }
     }
 
     /// Has the processor fetch the memory that says where `key` is, for a command that is on its way. Nothing

@@ -44,5 +44,5 @@ pub use snapshot::fuzzing;
 pub use command::{Answer, Command, Condition, Error, Found, Put, Reply, Tags, Ttl};
 pub use compactor::{Schedule, Scrub};
 pub use finding::FindPace;
-pub use handle::{Store, Threads};
+pub use handle::{Awaited, Started, Store, Threads};
 pub use options::{Durability, Failure, Health, Opened, Options, fits_segment};
