@@ -228,15 +228,18 @@ fn torture(dir: &Path, plan: &torture::Plan) -> Exit {
     };
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
-    runtime.spawn(async move {
-        match Signals::new() {
-            Ok(signals) => {
+    // Before there is anything that a signal could leave behind.
+    let entered = runtime.enter();
+    match Signals::new() {
+        Ok(signals) => {
+            runtime.spawn(async move {
                 signals.received().await;
                 stopped.store(true, Ordering::Relaxed);
-            }
-            Err(error) => tracing::warn!(%error, "cannot listen for signals"),
+            });
         }
-    });
+        Err(error) => tracing::warn!(%error, "cannot listen for signals"),
+    }
+    drop(entered);
     let exit = end(torture::run(dir, plan, &stop, &mut io::stdout().lock()));
     runtime.shutdown_background();
     exit
