@@ -452,6 +452,90 @@ fn requests_sent_at_once_are_answered_in_order() {
 }
 
 #[test]
+fn reads_of_every_kind_follow_each_other_on_one_connection() {
+    let server = Server::start(|_| {});
+    let token = server.admin_token();
+    let mut client = server.client();
+    client.send(format!("{}7", set_head(&token, "a", "Content-Length: 1\r\n")).as_bytes());
+    assert_eq!(client.receive("POST").status, 200);
+    let host = "Host: test\r\n";
+    let bearer = format!("{host}Authorization: Bearer {token}\r\n");
+    let body = "Content-Length: 3\r\n\r\nabc";
+    let long = "k".repeat(60_000);
+    let kinds = [
+        (
+            "GET",
+            format!("GET /api/kv/get/a HTTP/1.1\r\n{bearer}\r\n"),
+            200,
+        ),
+        (
+            "GET",
+            format!("GET /api/kv/get/%61 HTTP/1.1\r\n{bearer}\r\n"),
+            200,
+        ),
+        (
+            "HEAD",
+            format!("HEAD /api/kv/get/a HTTP/1.1\r\n{bearer}\r\n"),
+            200,
+        ),
+        (
+            "GET",
+            format!("GET /api/kv/get/a HTTP/1.1\r\n{bearer}{body}"),
+            200,
+        ),
+        (
+            "GET",
+            format!("GET /api/kv/get/b HTTP/1.1\r\n{bearer}{body}"),
+            404,
+        ),
+        (
+            "GET",
+            format!("GET /api/kv/get/a HTTP/1.1\r\n{host}{body}"),
+            401,
+        ),
+        (
+            "GET",
+            format!("GET /api/kv/get/a HTTP/1.1\r\n{host}Authorization: Bearer x\r\n\r\n"),
+            401,
+        ),
+        (
+            "GET",
+            format!("GET /api/kv/get/{long} HTTP/1.1\r\n{bearer}\r\n"),
+            400,
+        ),
+        (
+            "GET",
+            format!("GET /api/kv/get/{long} HTTP/1.1\r\n{host}\r\n"),
+            401,
+        ),
+        (
+            "GET",
+            format!("GET /api/kv/set/a HTTP/1.1\r\n{bearer}\r\n"),
+            405,
+        ),
+        (
+            "GET",
+            format!("GET /api/kv/get/a/b HTTP/1.1\r\n{bearer}\r\n"),
+            404,
+        ),
+    ];
+    for _ in 0..8 {
+        let all: String = kinds
+            .iter()
+            .map(|(_, request, _)| request.as_str())
+            .collect();
+        client.send(all.as_bytes());
+        for (method, request, status) in &kinds {
+            let answer = client.receive(method);
+            assert_eq!(answer.status, *status, "{request:.60}");
+            if *status == 200 && *method == "GET" {
+                assert_eq!(answer.text(), "7", "{request:.60}");
+            }
+        }
+    }
+}
+
+#[test]
 fn what_is_no_request_ends_its_connection_and_nothing_else() {
     let server = Server::start(|_| {});
     for bytes in [

@@ -1,12 +1,11 @@
 //! A request as its connection hands it over, taken apart.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hyper::header::{
-    AUTHORIZATION, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderValue, IF_MATCH, IF_NONE_MATCH,
-};
-use hyper::{Method, Uri};
+use hyper::Method;
+use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, EXPECT, HeaderValue, IF_MATCH, IF_NONE_MATCH};
+use hyper::http::request::Parts;
 
 use super::app::{App, Ready};
 use super::body::{Incoming, Payload};
@@ -38,7 +37,7 @@ impl<B: Incoming> Handover<B> {
 
     /// Leaves a request.
     pub(super) fn put(&self, request: hyper::Request<B>) {
-        let mut place = self.arrived.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut place = self.place();
         debug_assert!(
             place.is_none(),
             "a request is taken before the next one comes"
@@ -46,18 +45,16 @@ impl<B: Incoming> Handover<B> {
         *place = Some(Request::new(request, self.peer));
     }
 
-    /// Takes the request that was left.
-    pub(super) fn take(&self) -> Option<Request<B>> {
-        let mut place = self.arrived.lock().unwrap_or_else(PoisonError::into_inner);
-        place.take()
+    /// Where the request is that was left. It is looked at, and taken out if it is to stay: it is large, and
+    /// most requests end where they are.
+    pub(super) fn place(&self) -> MutexGuard<'_, Option<Request<B>>> {
+        self.arrived.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// All of a request but its body.
 pub(super) struct Head {
-    pub(super) method: Method,
-    uri: Uri,
-    headers: HeaderMap,
+    parts: Parts,
     has_conditions: bool,
     /// Of what is read of the headers, all is text.
     is_readable: bool,
@@ -73,10 +70,9 @@ pub(super) struct Request<B> {
 impl<B: Incoming> Request<B> {
     /// Takes a request of the client at `peer` apart.
     pub(super) fn new(request: hyper::Request<B>, peer: SocketAddr) -> Self {
-        let (parts, body) = request.into_parts();
         let (mut declared, mut waits) = (None, false);
         let (mut has_conditions, mut is_readable) = (false, true);
-        for (name, value) in &parts.headers {
+        for (name, value) in request.headers() {
             if *name == CONTENT_LENGTH {
                 declared = value.to_str().ok().and_then(|text| text.parse().ok());
                 is_readable &= declared.is_some();
@@ -87,10 +83,9 @@ impl<B: Incoming> Request<B> {
                 has_conditions = true;
             }
         }
+        let (parts, body) = request.into_parts();
         let head = Head {
-            method: parts.method,
-            uri: parts.uri,
-            headers: parts.headers,
+            parts,
             has_conditions,
             is_readable,
             peer,
@@ -101,6 +96,10 @@ impl<B: Incoming> Request<B> {
 }
 
 impl Head {
+    pub(super) fn method(&self) -> &Method {
+        &self.parts.method
+    }
+
     /// Refuses headers that cannot be read.
     pub(super) fn check_headers(&self) -> Result<(), Refusal> {
         if self.is_readable {
@@ -112,22 +111,27 @@ impl Head {
 
     /// The path, not decoded; empty if the request names none (`GET host:port`).
     pub(super) fn path(&self) -> &str {
-        self.uri.path()
+        self.parts.uri.path()
     }
 
     /// The query, not decoded, if there is one.
     pub(super) fn query(&self) -> Option<&str> {
-        self.uri.query()
+        self.parts.uri.query()
     }
 
     /// The conditional headers, if it has any.
     pub(super) fn conditions(&self) -> Option<Conditions<'_>> {
-        self.has_conditions.then_some(Conditions(&self.headers))
+        self.has_conditions
+            .then_some(Conditions(&self.parts.headers))
     }
 
     /// What the bearer of the request's token may do now.
     pub(super) fn authorize(&self, app: &App, ready: &Ready) -> Result<Grant, Refusal> {
-        let header = self.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
+        let header = self
+            .parts
+            .headers
+            .get(AUTHORIZATION)
+            .map(HeaderValue::as_bytes);
         let now_ms = app.clock.about_ms();
         Ok(ready
             .store

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body_util::Empty;
 use hyper::Method;
-use hyper::header::{CONNECTION, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONNECTION, HeaderValue};
 use hyper::service::{Service, service_fn};
 use tower_service::Service as _;
 use warp::Filter;
@@ -207,7 +207,7 @@ pub fn service<B: Incoming>(
         waits: None,
     }));
     service_fn(move |request| {
-        look_ahead(&handover.app, request.uri().path());
+        look_ahead(&handover.app, &request);
         handover.put(request);
         // Always ready: there is nothing to wait for before the call.
         filtered
@@ -218,12 +218,15 @@ pub fn service<B: Incoming>(
 
 /// Has memory fetched for the key that a request is about as soon as that is known: what comes before its
 /// command takes about as long as memory does. A key that is escaped in its path is taken for another one, in
-/// vain.
-fn look_ahead(app: &App, path: &str) {
-    if let Ok(Route::Get(key) | Route::Set(key) | Route::Delete(key)) = Route::find(path)
+/// vain. Who shows no token takes nothing that others share.
+fn look_ahead<B>(app: &App, request: &hyper::Request<B>) {
+    if let Ok(Route::Get(key) | Route::Set(key) | Route::Delete(key)) =
+        Route::find(request.uri().path())
+        && key.len() <= app.limits.key_bytes
+        && request.headers().contains_key(AUTHORIZATION)
         && let Ok(ready) = app.ready()
     {
-        ready.store.prefetch_place(key);
+        ready.store.prefetch(key);
     }
 }
 
@@ -262,10 +265,20 @@ enum Responded {
 /// Answers a request, or begins to.
 fn respond<B: Incoming>(handover: &Arc<Handover<B>>) -> Responded {
     let app = &handover.app;
-    let Some(request) = handover.take() else {
+    let mut place = handover.place();
+    let begun = match &*place {
+        Some(request) => caught_now(|| begin(app, &request.head)),
+        None => Ok(Err(Refusal::Internal)),
+    };
+    if let Ok(Ok(Begun::Answered(response))) = begun {
+        *place = None;
+        return Responded::Now(response);
+    }
+    let Some(request) = place.take() else {
         return Responded::Now(last_answer(Refusal::Internal));
     };
-    match caught_now(|| begin(app, &request.head)) {
+    drop(place);
+    match begun {
         Ok(Ok(Begun::Answered(response))) => Responded::Now(response),
         Ok(Ok(Begun::Reading(reply))) => {
             let handover = Arc::clone(handover);
@@ -334,7 +347,7 @@ fn begin(app: &App, head: &Head) -> Result<Begun, Refusal> {
     head.check_headers()?;
     let route = Route::find(head.path());
     if let Ok(route @ (Route::Health | Route::Live | Route::Ready)) = route {
-        route.check(&head.method)?;
+        route.check(head.method())?;
         return match route {
             Route::Health => Ok(status::health(app)),
             Route::Live => Ok(status::live()),
@@ -344,14 +357,10 @@ fn begin(app: &App, head: &Head) -> Result<Begun, Refusal> {
     }
     let ready = app.ready()?;
     let route = route?;
-    route.check(&head.method)?;
+    route.check(head.method())?;
     match route {
         Route::Token => return Ok(Begun::Admitted),
         Route::Clear | Route::Compact => head.authorize_admin(app, ready)?,
-        Route::Get(key) | Route::Set(key) | Route::Delete(key) => {
-            ready.store.prefetch_record(key);
-            head.authorize(app, ready)?;
-        }
         _ => {
             head.authorize(app, ready)?;
         }
@@ -398,7 +407,9 @@ async fn handle_other<B: Incoming>(
         Route::Token => session::token(app, ready, head, payload).await,
         Route::Links(key) => links::list(app, ready, key, Style::Plain).await,
         Route::LinksNamed(key) => links::list(app, ready, key, Style::Object).await,
-        Route::Link(path) if head.method == Method::DELETE => links::unlink(app, ready, path).await,
+        Route::Link(path) if *head.method() == Method::DELETE => {
+            links::unlink(app, ready, path).await
+        }
         Route::Link(path) => links::link(app, ready, path, payload).await,
         Route::LinkNamed => links::link_named(app, ready, payload).await,
         Route::UnlinkNamed => links::unlink_named(app, ready, payload).await,

@@ -58,7 +58,7 @@ impl Contents {
     }
 
     pub(super) fn slot(&self, key: &str) -> Option<Slot<'_>> {
-        let hash = hash(key);
+        let hash = hash_of(key);
         let slot_of = |handle| self.records.slot_of(handle, key.as_bytes());
         if let Some(slot) = self.lookaside.find(hash, slot_of) {
             return Some(slot);
@@ -70,15 +70,15 @@ impl Contents {
 
     /// Has the processor fetch what [`Contents::prefetch_record`] reads, without waiting for it.
     #[inline]
-    pub(super) fn prefetch_place(&self, key: &str) {
-        self.lookaside.prefetch(hash(key));
+    pub(super) fn prefetch_place(&self, hash: u64) {
+        self.lookaside.prefetch(hash);
     }
 
-    /// Has the processor fetch the record of this key, if the table knows where it is, without waiting for it.
+    /// Has the processor fetch the record of the key with this hash, if the table knows where it is, without waiting for it.
     #[inline]
-    pub(super) fn prefetch_record(&self, key: &str) {
+    pub(super) fn prefetch_record(&self, hash: u64) {
         // Whose record it is will be seen when it is there; another one that fits is rare.
-        self.lookaside.find(hash(key), |handle| {
+        self.lookaside.find(hash, |handle| {
             self.records.prefetch(handle);
             None::<()>
         });
@@ -119,7 +119,7 @@ impl Contents {
     /// Puts `slot` in the place of whatever is under `key`. A value that takes the place of another
     /// takes over its links; it brings none.
     pub(super) fn put(&mut self, key: &str, slot: Slot<'_>) {
-        let hash = hash(key);
+        let hash = hash_of(key);
         let key_bytes = key.as_bytes();
         let is_it = |handle| (self.records.key(handle) == key_bytes).then_some(handle);
         let (place, old) = match self.lookaside.find(hash, is_it) {
@@ -155,7 +155,7 @@ impl Contents {
             Kept::Live(entry) => std::mem::take(&mut entry.links),
             Kept::Remembered { .. } => Links::default(),
         };
-        let hash = hash(key);
+        let hash = hash_of(key);
         let found = self
             .order
             .find_or_place(key.as_bytes(), hash, &self.records);
@@ -170,7 +170,7 @@ impl Contents {
 
     /// Takes one slot out, off the books too. Not for tombstones: the queue keeps those.
     pub(super) fn take(&mut self, key: &str) -> Option<Kept> {
-        let hash = hash(key);
+        let hash = hash_of(key);
         let (place, handle) = self.order.find(key.as_bytes(), hash, &self.records)?;
         let kept = self.records.slot(handle)?.kept()?.to_kept();
         self.remove(hash, place, handle);
@@ -179,7 +179,7 @@ impl Contents {
 
     /// Changes the links of a live entry, which is a change of the entry: it has a new version.
     pub(super) fn relink(&mut self, key: &str, version: u64, change: impl FnOnce(&mut Links)) {
-        let hash = hash(key);
+        let hash = hash_of(key);
         let found = self.order.find(key.as_bytes(), hash, &self.records);
         let Some((place, old)) = found else {
             return;
@@ -195,7 +195,7 @@ impl Contents {
 
     /// Leaves a tombstone under `key`, if anything but a tombstone is there.
     pub(super) fn bury(&mut self, key: &str, version: u64) {
-        let hash = hash(key);
+        let hash = hash_of(key);
         let found = self.order.find(key.as_bytes(), hash, &self.records);
         let Some((place, old)) = found else {
             return;
@@ -218,7 +218,7 @@ impl Contents {
             self.books.memory_bytes -= TOMBSTONE_BYTES;
             let found = match self.records.keyed(handle) {
                 Some((key, Slot::Tombstone { version })) if version == buried => {
-                    let hash = hash(key);
+                    let hash = hash_of(key);
                     let place = self.order.find_record(key.as_bytes(), hash, handle);
                     place.map(|place| (hash, place))
                 }
@@ -290,7 +290,7 @@ impl Contents {
         let Some((key, slot)) = self.records.keyed(old) else {
             return;
         };
-        let hash = hash(key);
+        let hash = hash_of(key);
         let Some(place) = self.order.find_record(key.as_bytes(), hash, old) else {
             return;
         };
@@ -345,7 +345,7 @@ impl ContentsLoader {
         let handle = contents.records.add(key, slot, links);
         contents
             .order
-            .push(key.as_bytes(), hash(key), handle, &contents.records);
+            .push(key.as_bytes(), hash_of(key), handle, &contents.records);
         if let Some(at) = due_at(&slot, contents.retention_ms) {
             self.due.push(((at, slot.version()), handle));
         }
@@ -371,7 +371,9 @@ fn due_at(slot: &Slot<'_>, retention_ms: u64) -> Option<u64> {
     }
 }
 
-fn hash(key: &str) -> u64 {
+/// The hash of a key, by which it is looked for.
+#[must_use]
+pub fn hash_of(key: &str) -> u64 {
     xxh3_64(key.as_bytes())
 }
 

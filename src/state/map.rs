@@ -106,19 +106,19 @@ impl State {
         }
     }
 
-    /// Has the processor fetch the memory that says where the record of `key` is, without waiting for it.
-    /// Nothing changes but how long a search for the key waits; what is to be done before it, and takes a tenth
-    /// of a microsecond or more, can be done meanwhile.
+    /// Has the processor fetch the memory that says where the record of the key with this hash is (see
+    /// [`hash_of`](super::hash_of)), without waiting for it. Nothing changes but how long a search for the key
+    /// waits; what is to be done before it, and takes a tenth of a microsecond or more, can be done meanwhile.
     #[inline]
-    pub fn prefetch_place(&self, key: &str) {
-        self.contents.prefetch_place(key);
+    pub fn prefetch_place(&self, hash: u64) {
+        self.contents.prefetch_place(hash);
     }
 
-    /// Has the processor fetch the record of `key`, in the same way; this reads what
+    /// Has the processor fetch the record of the key with this hash, in the same way; this reads what
     /// [`State::prefetch_place`] has fetched, or waits for it.
     #[inline]
-    pub fn prefetch_record(&self, key: &str) {
-        self.contents.prefetch_record(key);
+    pub fn prefetch_record(&self, hash: u64) {
+        self.contents.prefetch_record(hash);
     }
 
     /// Makes `mutation`, whose sequence is `sequence`, so: the one way the state changes, live and

@@ -31,6 +31,7 @@ pub mod ttl;
 mod value;
 
 pub use changes::Changes;
+pub use contents::hash_of;
 pub use digest::Fingerprint;
 pub use entry::{Entry, EntryRef, Form, KEY_BYTES_MAX, Kept, KeptRef, Key};
 pub use keyring::{ApiKey, KeyDigest, Keyring, Role};

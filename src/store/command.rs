@@ -86,16 +86,8 @@ pub enum Command {
 }
 
 impl Command {
-    /// Whether it is about keys of a list.
-    pub(super) fn has_many_keys(&self) -> bool {
-        matches!(
-            self,
-            Self::BatchGet { .. } | Self::BatchSet { .. } | Self::BatchDelete { .. }
-        )
-    }
-
-    /// Shows each key that it names to `look`.
-    pub(super) fn each_key(&self, mut look: impl FnMut(&str)) {
+    /// The key that it names, if that is a single one.
+    pub(super) fn key(&self) -> Option<&str> {
         match self {
             Self::Get { key, .. }
             | Self::Set {
@@ -105,12 +97,23 @@ impl Command {
             | Self::Delete { key, .. }
             | Self::Link { key, .. }
             | Self::Unlink { key, .. }
-            | Self::Links { key } => look(key),
+            | Self::Links { key } => Some(key),
+            Self::BatchGet { .. }
+            | Self::BatchSet { .. }
+            | Self::BatchDelete { .. }
+            | Self::Clear
+            | Self::Find { .. } => None,
+        }
+    }
+
+    /// Shows each key that it names to `look`, the first `most` of a list.
+    pub(super) fn each_key(&self, most: usize, look: impl FnMut(&str)) {
+        match self {
             Self::BatchGet { keys } | Self::BatchDelete { keys } => {
-                keys.iter().for_each(|key| look(key));
+                keys.iter().take(most).map(|key| &**key).for_each(look);
             }
-            Self::BatchSet { puts } => puts.iter().for_each(|put| look(&put.key)),
-            Self::Clear | Self::Find { .. } => {}
+            Self::BatchSet { puts } => puts.iter().take(most).map(|put| &*put.key).for_each(look),
+            other => other.key().into_iter().for_each(look),
         }
     }
 }
@@ -295,7 +298,7 @@ mod tests {
 
     fn keys(command: &Command) -> Vec<String> {
         let mut keys = Vec::new();
-        command.each_key(|key| keys.push(key.to_owned()));
+        command.each_key(2, |key| keys.push(key.to_owned()));
         keys
     }
 
@@ -309,7 +312,7 @@ mod tests {
             ttl: Ttl::None,
         };
         let condition = Condition::None;
-        let (collection, record_id) = (Box::from("c"), Box::from("d"));
+        let (collection, record_id): (Box<str>, Box<str>) = ("c".into(), "d".into());
         for command in [
             Command::Get {
                 key: key(),
@@ -323,6 +326,12 @@ mod tests {
                 key: key(),
                 condition,
             },
+            Command::Link {
+                key: key(),
+                collection: collection.clone(),
+                record_id: record_id.clone(),
+                metadata: None,
+            },
             Command::Unlink {
                 key: key(),
                 collection,
@@ -331,18 +340,18 @@ mod tests {
             Command::Links { key: key() },
         ] {
             assert_eq!(keys(&command), ["a"]);
-            assert!(!command.has_many_keys());
+            assert_eq!(command.key(), Some("a"));
         }
-        let list = vec![key(), Key::from("b")];
+        let list = vec![key(), Key::from("b"), Key::from("c")];
         for command in [
             Command::BatchGet { keys: list.clone() },
             Command::BatchDelete { keys: list },
             Command::BatchSet {
-                puts: vec![put("a"), put("b")],
+                puts: vec![put("a"), put("b"), put("c")],
             },
         ] {
             assert_eq!(keys(&command), ["a", "b"]);
-            assert!(command.has_many_keys());
+            assert_eq!(command.key(), None);
         }
         assert!(keys(&Command::Clear).is_empty());
     }

@@ -223,11 +223,11 @@ impl Committer {
     fn rotate(&mut self, ticket: Ticket) -> Result<(), Error> {
         self.time = self.time.max(ticket.time);
         let segment = self.log.segment().number;
+        // The compaction has its segment now, and the room for another one is to be its snapshot's: whoever
+        // makes spares must know that before this one is taken.
+        self.shared.space.await_segment(false);
         let end = self.log.rotate_now(self.time)?;
         let rotated = self.log.segment().number != segment;
-        // It has its segment, and the room for another one is to be its snapshot's: this comes before a spare
-        // is wanted.
-        self.shared.space.await_segment(false);
         if ticket.renew && !rotated {
             self.log.renew_current()?;
         }

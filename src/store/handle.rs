@@ -24,6 +24,7 @@ pub struct Store {
 
 /// A command that was handed over.
 #[derive(Debug)]
+#[must_use]
 pub enum Started {
     /// It has been carried out.
     Now(Result<Reply, Error>),
@@ -33,6 +34,7 @@ pub enum Started {
 
 /// An outcome that is to be waited for.
 #[derive(Debug)]
+#[must_use]
 pub struct Awaited(oneshot::Receiver<Result<Reply, Error>>);
 
 impl Awaited {
@@ -88,16 +90,10 @@ impl Store {
         }
     }
 
-    /// Has the processor fetch the memory that says where `key` is, for a command that is on its way. Nothing
-    /// changes but how long that command waits for memory. It takes some tens of nanoseconds.
-    pub fn prefetch_place(&self, key: &str) {
-        self.seat.prefetch_place(key);
-    }
-
-    /// A tenth of a microsecond or more after [`Store::prefetch_place`]: has the processor fetch what is stored
-    /// under `key`, in the same way.
-    pub fn prefetch_record(&self, key: &str) {
-        self.seat.prefetch_record(key);
+    /// Has the processor fetch the memory that says where `key` is, for a command that is on its way: it will
+    /// wait for less. Takes the owner's seat for a moment, if it is free.
+    pub fn prefetch(&self, key: &str) {
+        self.seat.prefetch(key);
     }
 
     /// Folds all that was logged so far into a snapshot. Returns its last sequence when it is

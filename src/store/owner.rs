@@ -18,7 +18,7 @@ use super::plan::{Now, Plan, plan};
 use super::provisional::Provisional;
 use super::shared::Shared;
 use super::timekeeper::Timekeeper;
-use crate::state::{KeptRef, Mutation, State};
+use crate::state::{KeptRef, Mutation, State, hash_of};
 
 /// A rescue gets so many keys, or so many bytes of them, at once: nobody waits longer for it.
 const KEYS_AT_ONCE_MAX: usize = 500;
@@ -29,6 +29,10 @@ const LINKS_BYTES_MAX: u64 = 8 << 20;
 /// segment: blocks of 4 KiB that a frame cannot count on.
 const SEAL_BYTES: u64 = 4096;
 const SEGMENT_OVERHEAD_BYTES: u64 = 4 * SEAL_BYTES;
+
+/// So many keys are looked ahead to: what is fetched for more would have left the nearest caches before it is
+/// needed.
+const PREFETCHED_MAX: usize = 128;
 
 pub(super) struct Owner {
     pub(super) shared: Arc<Shared>,
@@ -102,11 +106,8 @@ impl Owner {
     pub(super) fn serve(&mut self, taken: &mut Taken) -> Turn {
         let is_open = self.shared.mailbox.take(taken);
         let was_asked = !taken.envelopes.is_empty();
-        for Envelope { command, .. } in &taken.envelopes {
-            command.each_key(|key| self.state.prefetch_place(key));
-        }
-        for Envelope { command, .. } in &taken.envelopes {
-            command.each_key(|key| self.state.prefetch_record(key));
+        if taken.envelopes.len() > 1 {
+            self.look_ahead_to_many(taken.envelopes.iter().map(|envelope| &envelope.command));
         }
         self.progress.refused = self.tell_time();
         for Envelope { command, reply_to } in taken.envelopes.drain(..) {
@@ -123,16 +124,45 @@ impl Owner {
     /// [`OpenFrame::push`](super::frame::OpenFrame::push).
     pub(super) fn serve_one(&mut self, command: &Command, caller: impl Caller) -> bool {
         self.progress.is_lone = false;
-        if command.has_many_keys() {
-            command.each_key(|key| self.state.prefetch_place(key));
-            command.each_key(|key| self.state.prefetch_record(key));
-        }
+        self.look_ahead(command);
         self.progress.refused = self.tell_time();
         self.progress.for_one = true;
         self.carry_out(command, caller);
         self.progress.for_one = false;
         self.end_turn(true);
         self.progress.is_lone
+    }
+
+    /// Has memory fetched for the keys of a command that is about to be carried out. Of a single key's the handler
+    /// has had fetched what says where it is, see [`Seat::prefetch`].
+    ///
+    /// [`Seat::prefetch`]: super::seat::Seat::prefetch
+    fn look_ahead(&self, command: &Command) {
+        match command.key() {
+            Some(key) => self.state.prefetch_record(hash_of(key)),
+            None => self.look_ahead_to_many(std::iter::once(command)),
+        }
+    }
+
+    /// The same for several: first what says where their keys are, then the records.
+    fn look_ahead_to_many<'a>(&self, commands: impl Iterator<Item = &'a Command>) {
+        let mut hashes = [0; PREFETCHED_MAX];
+        let mut len = 0;
+        for command in commands {
+            command.each_key(PREFETCHED_MAX, |key| {
+                if let Some(hash) = hashes.get_mut(len) {
+                    *hash = hash_of(key);
+                    len += 1;
+                }
+            });
+        }
+        let hashes = hashes.get(..len).unwrap_or_default();
+        for hash in hashes {
+            self.state.prefetch_place(*hash);
+        }
+        for hash in hashes {
+            self.state.prefetch_record(*hash);
+        }
     }
 
     /// Ends a turn in which commands were carried out, or only what the time and the compactor ask for.

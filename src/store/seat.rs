@@ -22,6 +22,7 @@ use super::command::{Command, Error, Reply};
 use super::mailbox::{Envelope, ReplyTo, Taken};
 use super::owner::{Caller, Owner, Turn};
 use super::shared::{AbortOnPanic, Shared};
+use crate::state::hash_of;
 
 /// Who has served the mailbox for so long behind its own command leaves the rest to the owner's thread:
 /// its connections wait as well.
@@ -80,18 +81,18 @@ impl Seat {
     /// seat is taken the command will wait for it instead.
     ///
     /// [`State::prefetch_place`]: crate::state::State::prefetch_place
-    pub(super) fn prefetch_place(&self, key: &str) {
-        if let Some(owner) = self.take() {
-            owner.state.prefetch_place(key);
-        }
-    }
-
-    /// The same a while later, see [`State::prefetch_record`].
-    ///
-    /// [`State::prefetch_record`]: crate::state::State::prefetch_record
-    pub(super) fn prefetch_record(&self, key: &str) {
-        if let Some(owner) = self.take() {
-            owner.state.prefetch_record(key);
+    pub(super) fn prefetch(&self, key: &str) {
+        let hash = hash_of(key);
+        let Some(owner) = self.take() else {
+            return;
+        };
+        let abort = AbortOnPanic;
+        owner.state.prefetch_place(hash);
+        drop(owner);
+        drop(abort);
+        // Whoever found it taken meanwhile left a command.
+        if self.look_again() {
+            self.shared.frame.keep_company(false);
         }
     }
 

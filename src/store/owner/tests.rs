@@ -546,6 +546,20 @@ fn a_command_that_finds_the_seat_taken_is_carried_out_by_whoever_comes_next() {
 }
 
 #[test]
+fn a_command_that_finds_the_seat_taken_by_a_prefetch_is_carried_out_behind_it() {
+    let seat = Seat::new(Bench::new(1 << 20, 1 << 20).owner);
+    let taken = seat.take().unwrap();
+    let Outcome::Later(mut left) = seat.call(get("a")) else {
+        panic!("the seat is taken");
+    };
+    seat.prefetch("a");
+    assert!(waits(&mut left), "it is still taken");
+    drop(taken);
+    seat.prefetch("b");
+    assert_eq!(answer(&mut left).answer, Answer::Missing);
+}
+
+#[test]
 fn the_owners_thread_is_called_once_for_a_deadline_before_it_would_look() {
     let mut bench = Bench::new(1 << 20, 1 << 20);
     let _ = bench.owner.patience();
