@@ -2,8 +2,8 @@
 //!
 //! What always holds:
 //! - Everything is written into a directory of its own below `DIR`, which is removed at the end, whatever
-//!   the end is, a signal included; the servers are children of this process, on ports of the loopback, and
-//!   are killed before it ends. Only SIGKILL leaves both behind.
+//!   the end is, SIGINT and SIGTERM included; the servers are children of this process, on ports of the
+//!   loopback, and are killed before it ends. Other signals may leave both behind.
 //! - A write counts as acknowledged when its answer has come, whole, with status 200.
 //! - It ends by itself.
 //!
