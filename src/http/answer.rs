@@ -30,7 +30,7 @@ pub(super) const ENVELOPE_BYTES: usize = ENVELOPE_HEAD.len() + ENVELOPE_TAIL.len
 /// put them into a map, which hashes each name. They come out in the order in which they went in; the test below
 /// would see another.
 static OF_ENTRY: LazyLock<HeaderMap> = LazyLock::new(|| {
-    // hyper uses an answer's map for the next request's headers: with room for those of most clients.
+    // hyper uses an answer's map for the next request's headers: its index has room for those of most clients.
     let mut headers = HeaderMap::with_capacity(6);
     let later = HeaderValue::from_static("0");
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -74,7 +74,8 @@ impl Contents {
         self.lookaside.prefetch(hash);
     }
 
-    /// Has the processor fetch the record of the key with this hash, if the table knows where it is, without waiting for it.
+    /// Has the processor fetch the record of the key with this hash, if the table knows where it is, without
+    /// waiting for it.
     #[inline]
     pub(super) fn prefetch_record(&self, hash: u64) {
         // Whose record it is will be seen when it is there; another one that fits is rare.

@@ -91,7 +91,7 @@ impl Store {
     }
 
     /// Has the processor fetch the memory that says where `key` is, for a command that is on its way: it will
-    /// wait for less. Takes the owner's seat for a moment, if it is free.
+    /// wait for less. Takes the owner's seat for a moment, if it is free, and does what was left meanwhile.
     pub fn prefetch(&self, key: &str) {
         self.seat.prefetch(key);
     }

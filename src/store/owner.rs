@@ -106,8 +106,10 @@ impl Owner {
     pub(super) fn serve(&mut self, taken: &mut Taken) -> Turn {
         let is_open = self.shared.mailbox.take(taken);
         let was_asked = !taken.envelopes.is_empty();
-        if taken.envelopes.len() > 1 {
-            self.look_ahead_to_many(taken.envelopes.iter().map(|envelope| &envelope.command));
+        match taken.envelopes.as_slice() {
+            [] => {}
+            [one] => self.look_ahead(&one.command),
+            many => self.look_ahead_to_many(many.iter().map(|envelope| &envelope.command)),
         }
         self.progress.refused = self.tell_time();
         for Envelope { command, reply_to } in taken.envelopes.drain(..) {
@@ -149,12 +151,15 @@ impl Owner {
         let mut hashes = [0; PREFETCHED_MAX];
         let mut len = 0;
         for command in commands {
-            command.each_key(PREFETCHED_MAX, |key| {
+            command.each_key(PREFETCHED_MAX - len, |key| {
                 if let Some(hash) = hashes.get_mut(len) {
                     *hash = hash_of(key);
                     len += 1;
                 }
             });
+            if len == PREFETCHED_MAX {
+                break;
+            }
         }
         let hashes = hashes.get(..len).unwrap_or_default();
         for hash in hashes {

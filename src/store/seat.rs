@@ -9,8 +9,8 @@
 //! What always holds:
 //! - One thread at a time has the seat, so there is one order of commands, and nobody but the owner's
 //!   thread ever sleeps for it.
-//! - Whoever leaves the seat, or has found it taken, looks into the mailbox once more (the owner's thread
-//!   after it has stood back): a command that was left there meanwhile is carried out by one of them.
+//! - Whoever leaves the seat, or has left a command because it was taken, looks into the mailbox once more (the
+//!   owner's thread after it has stood back): a command that is there is carried out by one of them.
 //! - A panic in the seat ends the process, whichever thread has it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
