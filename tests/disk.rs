@@ -4,13 +4,24 @@
 
 mod sim;
 
+use std::future::{Future, poll_fn};
 use std::io::{ErrorKind, Write};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
+use ekokv::auth::Tokens;
+use ekokv::clock::ManualClock;
+use ekokv::config::Config;
+use ekokv::http::{App, service};
 use ekokv::store::{Command, Durability, Error, Failure, Opened, Options, Store};
 use ekokv_wal::{Disk, SimDisk, SimFault};
+use http_body_util::Full;
+use hyper::Request;
+use hyper::service::Service;
 use sim::{batch_set, get, open, options, runtime, set, stop, versions};
 use tokio::io::AsyncReadExt;
 use tokio::task::JoinSet;
@@ -307,6 +318,49 @@ fn row_44_while_a_sync_stalls_nothing_is_acknowledged_and_quiet_keys_are_read() 
     });
     assert!(acknowledged > 3, "{acknowledged}");
     println!("row 44: {acknowledged} answers waited for one stalled sync, none came early");
+    stop(opened);
+}
+
+#[test]
+fn row_44_over_http_a_get_of_what_is_not_synced_waits_for_it() {
+    let disk = SimDisk::new();
+    let opened = open(&disk, Durability::Always);
+    let store = &opened.store;
+    let now_ms = 1_000_000;
+    let app = App::new(&Config::default(), Arc::new(ManualClock::new(now_ms)));
+    app.serve(store.clone(), &opened.jwt_secret);
+    let app = Arc::new(app);
+    let keyring = store.keyring();
+    let api_key = keyring.api_keys.values().next().unwrap();
+    let tokens = Tokens::new(&opened.jwt_secret, Duration::from_secs(60));
+    let token = tokens.issue(api_key, now_ms).unwrap();
+    let read = || {
+        let request =
+            Request::get("/api/kv/get/busy").header("authorization", format!("Bearer {token}"));
+        let connection = service(Arc::clone(&app), SocketAddr::from(([127, 0, 0, 1], 1)));
+        Box::pin(connection.call(request.body(Full::<Bytes>::default()).unwrap()))
+    };
+    runtime().block_on(async {
+        disk.hold_syncs("wal/0");
+        let writer = store.clone();
+        let written = tokio::spawn(async move { writer.call(set("busy", 1)).await });
+        let held = disk.clone();
+        let waits = move || held.wait_for_held_syncs(1);
+        tokio::task::spawn_blocking(waits).await.unwrap();
+        let (mut leaves, mut stays) = (read(), read());
+        for reader in [&mut leaves, &mut stays] {
+            let polled = poll_fn(|context| Poll::Ready(reader.as_mut().poll(context)));
+            assert!(polled.await.is_pending());
+        }
+        // Its client has gone.
+        drop(leaves);
+        disk.let_syncs_go();
+        let answer = stays.await.unwrap();
+        assert_eq!(answer.status().as_u16(), 200);
+        let version = written.await.unwrap().unwrap().sequence;
+        assert_eq!(answer.headers()["etag"], format!("\"{version}\""));
+    });
+    drop(app);
     stop(opened);
 }
 

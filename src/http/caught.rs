@@ -11,7 +11,8 @@ pub(super) struct Panicked;
 
 /// Calls a function, whose panic is an outcome too.
 pub(super) fn caught_now<T>(function: impl FnOnce() -> T) -> Result<T, Panicked> {
-    // See below.
+    // What a panic leaves half done belongs to this call alone: the store is reached by messages, and the
+    // counters that requests share change in one step.
     catch_unwind(AssertUnwindSafe(function)).map_err(|_| Panicked)
 }
 
@@ -21,15 +22,12 @@ pub(super) fn caught_now<T>(function: impl FnOnce() -> T) -> Result<T, Panicked>
 pub(super) fn caught<F: Future>(
     mut future: Pin<&mut F>,
 ) -> impl Future<Output = Result<F::Output, Panicked>> {
-    poll_fn(move |context| {
-        // What a panic leaves half done belongs to this future alone: the store is reached by
-        // messages, and the counters that requests share change in one step.
-        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
-            Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
-            Err(_) => Poll::Ready(Err(Panicked)),
-        }
-    })
+    poll_fn(
+        move |context| match caught_now(|| future.as_mut().poll(context)) {
+            Ok(polled) => polled.map(Ok),
+            Err(panicked) => Poll::Ready(Err(panicked)),
+        },
+    )
 }
 
 #[cfg(test)]

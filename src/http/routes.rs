@@ -266,21 +266,23 @@ enum Responded {
 fn respond<B: Incoming>(handover: &Arc<Handover<B>>) -> Responded {
     let app = &handover.app;
     let mut place = handover.place();
-    let begun = match &*place {
-        Some(request) => caught_now(|| begin(app, &request.head)),
-        None => Ok(Err(Refusal::Internal)),
+    let Some(request) = &*place else {
+        return Responded::Now(last_answer(Refusal::Internal));
     };
-    if let Ok(Ok(Begun::Answered(response))) = begun {
-        *place = None;
-        return Responded::Now(response);
-    }
-    let Some(request) = place.take() else {
+    let unanswered = match caught_now(|| begin(app, &request.head)) {
+        Ok(Ok(response)) => {
+            *place = None;
+            return Responded::Now(response);
+        }
+        Ok(Err(unanswered)) => Ok(unanswered),
+        Err(panicked) => Err(panicked),
+    };
+    let Some(mut request) = place.take() else {
         return Responded::Now(last_answer(Refusal::Internal));
     };
     drop(place);
-    match begun {
-        Ok(Ok(Begun::Answered(response))) => Responded::Now(response),
-        Ok(Ok(Begun::Reading(reply))) => {
+    match unanswered {
+        Ok(Unanswered::Reading(reply)) => {
             let handover = Arc::clone(handover);
             Responded::Later(Box::pin(async move {
                 let app = &handover.app;
@@ -288,16 +290,17 @@ fn respond<B: Incoming>(handover: &Arc<Handover<B>>) -> Responded {
                 conclude(app, caught(read).await, request)
             }))
         }
-        Ok(Ok(Begun::Admitted)) => {
+        Ok(Unanswered::Admitted) => {
             let handover = Arc::clone(handover);
-            let mut request = request;
             Responded::Later(Box::pin(async move {
                 let app = &handover.app;
                 let outcome = caught(pin!(handle(app, &mut request))).await;
                 conclude(app, outcome, request)
             }))
         }
-        Ok(Err(refusal)) => Responded::Now(conclude(app, Ok(Err(refusal)), request)),
+        Ok(Unanswered::Refused(refusal)) => {
+            Responded::Now(conclude(app, Ok(Err(refusal)), request))
+        }
         Err(panicked) => Responded::Now(conclude(app, Err(panicked), request)),
     }
 }
@@ -332,18 +335,23 @@ fn last_answer(refusal: Refusal) -> Response {
     response
 }
 
-/// How far a request has come without waiting.
-enum Begun {
-    /// To its end.
-    Answered(Response),
+/// Why a request has no answer yet, or a refusal for one.
+enum Unanswered {
+    Refused(Refusal),
     /// It reads a key, and its answer waits for the log.
     Reading(Awaited),
     /// It may go on, see [`handle`].
     Admitted,
 }
 
+impl From<Refusal> for Unanswered {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
 /// All that a request must pass before it is handled; and what needs neither its body nor to wait.
-fn begin(app: &App, head: &Head) -> Result<Begun, Refusal> {
+fn begin(app: &App, head: &Head) -> Result<Response, Unanswered> {
     head.check_headers()?;
     let route = Route::find(head.path());
     if let Ok(route @ (Route::Health | Route::Live | Route::Ready)) = route {
@@ -351,15 +359,14 @@ fn begin(app: &App, head: &Head) -> Result<Begun, Refusal> {
         return match route {
             Route::Health => Ok(status::health(app)),
             Route::Live => Ok(status::live()),
-            _ => status::ready(app),
-        }
-        .map(Begun::Answered);
+            _ => Ok(status::ready(app)?),
+        };
     }
     let ready = app.ready()?;
     let route = route?;
     route.check(head.method())?;
     match route {
-        Route::Token => return Ok(Begun::Admitted),
+        Route::Token => return Err(Unanswered::Admitted),
         Route::Clear | Route::Compact => head.authorize_admin(app, ready)?,
         _ => {
             head.authorize(app, ready)?;
@@ -369,11 +376,11 @@ fn begin(app: &App, head: &Head) -> Result<Begun, Refusal> {
         condition::untaken(head.conditions())?;
     }
     let Route::Get(key) = route else {
-        return Ok(Begun::Admitted);
+        return Err(Unanswered::Admitted);
     };
     match key_value::start_get(app, ready, head, key)? {
-        Started::Now(outcome) => key_value::answer_get(app, outcome).map(Begun::Answered),
-        Started::Later(reply) => Ok(Begun::Reading(reply)),
+        Started::Now(outcome) => Ok(key_value::answer_get(app, outcome)?),
+        Started::Later(reply) => Err(Unanswered::Reading(reply)),
     }
 }
 

@@ -135,8 +135,8 @@ impl Owner {
         self.progress.is_lone
     }
 
-    /// Has memory fetched for the keys of a command that is about to be carried out. Of a single key's the handler
-    /// has had fetched what says where it is, see [`Seat::prefetch`].
+    /// Has memory fetched for the keys of a command that is about to be carried out. If it is a single one,
+    /// what says where it is was fetched before, see [`Seat::prefetch`].
     ///
     /// [`Seat::prefetch`]: super::seat::Seat::prefetch
     fn look_ahead(&self, command: &Command) {

@@ -525,14 +525,20 @@ fn a_turn_without_a_command_is_nobodys_work() {
     assert_ne!(turns(&bench), before);
 }
 
+/// A command that is left because the seat is taken.
+fn leave(seat: &Seat) -> Receiver {
+    match seat.call(get("a")) {
+        Outcome::Later(left) => left,
+        Outcome::Now(_) | Outcome::Lone(_) => panic!("the seat is taken"),
+    }
+}
+
 #[test]
 fn a_command_that_finds_the_seat_taken_is_carried_out_by_whoever_comes_next() {
     // Nobody plays the owner's thread here.
     let seat = Seat::new(Bench::new(1 << 20, 1 << 20).owner);
     let taken = seat.take().unwrap();
-    let Outcome::Later(mut left) = seat.call(get("a")) else {
-        panic!("the seat is taken");
-    };
+    let mut left = leave(&seat);
     assert!(waits(&mut left));
     drop(taken);
     let Outcome::Now(Ok(reply)) = seat.call(get("b")) else {
@@ -549,9 +555,7 @@ fn a_command_that_finds_the_seat_taken_is_carried_out_by_whoever_comes_next() {
 fn a_command_that_finds_the_seat_taken_by_a_prefetch_is_carried_out_behind_it() {
     let seat = Seat::new(Bench::new(1 << 20, 1 << 20).owner);
     let taken = seat.take().unwrap();
-    let Outcome::Later(mut left) = seat.call(get("a")) else {
-        panic!("the seat is taken");
-    };
+    let mut left = leave(&seat);
     seat.prefetch("a");
     assert!(waits(&mut left), "it is still taken");
     drop(taken);
