@@ -22,6 +22,7 @@ corpora! {
     segment_scan in "../fuzz/checks/segment_scan.rs",
     set_body in "../fuzz/checks/set_body.rs",
     snapshot_load in "../fuzz/checks/snapshot_load.rs",
+    token_header in "../fuzz/checks/token_header.rs",
     ttl_text in "../fuzz/checks/ttl_text.rs",
 }
 
