@@ -6,6 +6,7 @@ pub mod auth;
 pub mod clock;
 pub mod config;
 pub mod http;
+pub mod logging;
 pub mod server;
 pub mod state;
 pub mod store;

@@ -1,6 +1,6 @@
 //! The program: arguments to settings to a server, and its end to an exit code.
 
-use std::io::{self, BufWriter, IsTerminal};
+use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::{Parser, Subcommand};
 use ekokv::clock::{Clock, SystemClock};
 use ekokv::config::{Config, Flags};
+use ekokv::logging;
 use ekokv::server;
 use ekokv::store::{Failure, inspect};
 use ekokv::torture;
@@ -114,7 +115,7 @@ impl From<&Failure> for Exit {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    log_to_stderr();
+    logging::to_stderr();
     let exit = match arguments.command {
         None => serve(&arguments.flags),
         Some(Task::Serve(flags)) => serve(&flags),
@@ -132,28 +133,8 @@ fn main() -> ExitCode {
         }
         Some(Task::Torture { dir, plan }) => torture(&dir, &plan),
     };
+    logging::flush();
     exit.into()
-}
-
-/// Sends the log to stderr: as text to a person, else as one JSON object a line.
-fn log_to_stderr() {
-    // Whoever read the log may have gone. By default that is reported on stderr, which then panics.
-    let log = tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .log_internal_errors(false);
-    if io::stderr().is_terminal() {
-        log.init();
-    } else {
-        log.json().init();
-    }
-    // The message of a panic may quote a value; the place is enough to find the defect.
-    std::panic::set_hook(Box::new(|panic| {
-        let place = panic
-            .location()
-            .map(ToString::to_string)
-            .unwrap_or_default();
-        tracing::error!(place, "panic");
-    }));
 }
 
 /// Serves until a signal or a failure.

@@ -235,3 +235,75 @@ fn the_first_start_shows_an_admin_key_once_with_lines_that_work_when_pasted() {
     stderr.read_to_string(&mut said).unwrap();
     assert!(!said.contains(key) && !said.contains("admin key"), "{said}");
 }
+
+#[test]
+fn a_log_that_nobody_reads_holds_up_neither_requests_nor_the_end() {
+    let dir = DataDir::new();
+    let arguments = [
+        "--listen",
+        "127.0.0.1:0",
+        "--data-dir",
+        dir.path().to_str().unwrap(),
+    ];
+    let mut server = Guard(ekokv(&arguments).stderr(Stdio::piped()).spawn().unwrap());
+    let mut stderr = BufReader::new(server.0.stderr.take().unwrap());
+    let mut line = String::new();
+    let address = loop {
+        line.clear();
+        assert_ne!(stderr.read_line(&mut line).unwrap(), 0);
+        if line.contains("\"ready\"") {
+            let said: serde_json::Value = serde_json::from_str(&line).unwrap();
+            break said["fields"]["address"].as_str().unwrap().parse().unwrap();
+        }
+    };
+    // Each is a line of the log, of a few hundred bytes: together far more than a pipe holds.
+    let mut client = Client::new(address);
+    for _ in 0..2_000 {
+        let answer = client.request("POST", "/api/auth/token", &[], br#"{"api_key":"wrong"}"#);
+        assert_eq!(answer.status, 401);
+    }
+    assert_eq!(client.request("GET", "/livez", &[], b"").status, 200);
+    let stopped = Command::new("kill")
+        .args(["-s", "TERM", &server.0.id().to_string()])
+        .status();
+    assert!(stopped.unwrap().success());
+    assert_eq!(server.0.wait().unwrap().code(), Some(0));
+    let mut rest = String::new();
+    stderr.read_to_string(&mut rest).unwrap();
+    // It was more than that: most of it never left.
+    assert!(rest.lines().count() < 1_000, "{}", rest.lines().count());
+}
+
+#[test]
+fn keys_that_are_longer_than_a_limit_which_was_lowered_can_be_read_and_deleted() {
+    let dir = DataDir::new();
+    let key = "k".repeat(100);
+    let keys = format!(r#"{{"keys":["{key}"],"values":[1]}}"#);
+    let batch = |process: &Process, call: &str, body: &str| {
+        let authorization = format!("Bearer {}", process.token());
+        let headers = [("Authorization", authorization.as_str())];
+        let path = format!("/api/kv/batch/{call}");
+        Client::new(process.address)
+            .request("POST", &path, &headers, body.as_bytes())
+            .text()
+    };
+    let mut process = Process::start(dir.path(), &[]);
+    assert_eq!(
+        batch(&process, "set", &keys),
+        format!(r#"[["{key}",true]]"#)
+    );
+    process.kill();
+
+    let process = Process::start(dir.path(), &["--max-key-bytes", "10"]);
+    assert_eq!(
+        batch(&process, "set", &keys),
+        format!(r#"[["{key}",false]]"#)
+    );
+    let keys = format!(r#"{{"keys":["{key}"]}}"#);
+    assert_eq!(batch(&process, "get", &keys), r#"[{"value":1}]"#);
+    for was_there in [true, false] {
+        let outcome = format!(r#"[["{key}",{was_there}]]"#);
+        assert_eq!(batch(&process, "delete", &keys), outcome);
+    }
+    assert_eq!(batch(&process, "get", &keys), "[{}]");
+}

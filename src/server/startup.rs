@@ -1,9 +1,9 @@
 //! What the operator reads when a server starts.
 
-use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::config::Config;
+use crate::logging;
 
 /// The port is open; the store is being loaded.
 pub(super) fn listening(address: SocketAddr, config: &Config) {
@@ -16,13 +16,12 @@ pub(super) fn listening(address: SocketAddr, config: &Config) {
     );
 }
 
-/// The store is loaded. A key that this start made is shown this once, apart from the log: logs
-/// are kept and shipped, and hold no key material.
+/// The store is loaded. A key that this start made is shown this once, and kept in the data dir; it is in no line
+/// of the log.
 pub(super) fn ready(address: SocketAddr, new_admin_key: Option<&str>) {
     tracing::info!(%address, "ready");
     if let Some(key) = new_admin_key {
-        // Nobody may be there to read it; the key is in the data dir as well.
-        let _ = io::stderr().write_all(welcome(address, key).as_bytes());
+        logging::print(&welcome(address, key));
     }
 }
 
