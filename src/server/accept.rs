@@ -24,6 +24,10 @@ const DESCRIPTORS_RESERVED: u64 = 64;
 /// write of ours going on, and could not be told from one that reads nothing.
 const UNSENT_BYTES_MAX: u32 = 256 * 1024;
 
+/// So many connections may have been made and not accepted yet, if the system allows it (`net.core.somaxconn`).
+/// Beyond it a client's attempt is lost, and it comes back after a second.
+const BACKLOG: i32 = 4096;
+
 /// After a failed accept: out of file descriptors, the next one would fail at once as well.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -36,6 +40,7 @@ pub(super) async fn accept<S: Answers>(
     finish: CancellationToken,
     cut: CancellationToken,
 ) {
+    lengthen_backlog(&listener);
     let room = Arc::new(Semaphore::new(connections_max()));
     // The semaphore is never closed.
     while let Ok(permit) = Arc::clone(&room).acquire_owned().await {
@@ -57,6 +62,12 @@ pub(super) async fn accept<S: Answers>(
             drop(permit);
         });
     }
+}
+
+/// A listener has room for 128 from its bind on.
+fn lengthen_backlog(listener: &TcpListener) {
+    // It goes on with what it has otherwise.
+    let _ = SockRef::from(listener).listen(BACKLOG);
 }
 
 /// As many connections as the limit on file descriptors allows, which is raised as far as it may be.
@@ -85,4 +96,25 @@ fn connections_max() -> usize {
         );
     }
     usize::try_from(connections).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    #[tokio::test]
+    async fn a_burst_of_connections_finds_room_before_any_is_accepted() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        lengthen_backlog(&listener);
+        let address = listener.local_addr().unwrap();
+        let allowed = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
+        let burst = allowed.trim().parse().unwrap_or(usize::MAX).min(300);
+        let connect = || TcpStream::connect_timeout(&address, PATIENCE).unwrap();
+        let connections: Vec<TcpStream> = (0..burst).map(|_| connect()).collect();
+        assert_eq!(connections.len(), burst);
+    }
 }
