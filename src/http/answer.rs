@@ -102,6 +102,13 @@ pub(super) fn place(response: &mut Response, sequence: u64) {
     }
 }
 
+/// The same for an answer that does not say it yet.
+pub(super) fn place_if_nowhere(response: &mut Response, sequence: u64) {
+    if !response.headers().contains_key(VERSION) {
+        place(response, sequence);
+    }
+}
+
 /// Adds what is known of one entry: its version and its deadline in milliseconds, if it has one.
 pub(super) fn describe(response: &mut Response, version: u64, deadline: Option<u64>) {
     let headers = response.headers_mut();

@@ -23,7 +23,7 @@ use super::condition;
 use super::links::{self, LinkPath, Style};
 use super::refusal::Refusal;
 use super::request::{Handover, Head, Request};
-use super::{admin, batch, find, key_value, session, status};
+use super::{admin, answer, batch, find, key_value, session, status};
 use crate::store::{Awaited, Started};
 
 /// What a path stands for; keys are still encoded.
@@ -267,7 +267,7 @@ fn respond<B: Incoming>(handover: &Arc<Handover<B>>) -> Responded {
     let app = &handover.app;
     let mut place = handover.place();
     let Some(request) = &*place else {
-        return Responded::Now(last_answer(Refusal::Internal));
+        return Responded::Now(last(Refusal::Internal.response()));
     };
     let unanswered = match caught_now(|| begin(app, &request.head)) {
         Ok(Ok(response)) => {
@@ -278,7 +278,7 @@ fn respond<B: Incoming>(handover: &Arc<Handover<B>>) -> Responded {
         Err(panicked) => Err(panicked),
     };
     let Some(mut request) = place.take() else {
-        return Responded::Now(last_answer(Refusal::Internal));
+        return Responded::Now(last(Refusal::Internal.response()));
     };
     drop(place);
     match unanswered {
@@ -319,16 +319,23 @@ fn conclude<B: Incoming>(
             Refusal::Internal
         }
     };
+    let mut response = refusal.response();
+    // Who shows no token is not told how much is written here.
+    if request.head.path().starts_with("/api/kv/")
+        && let Ok(ready) = app.ready()
+        && request.head.authorize(app, ready).is_ok()
+    {
+        answer::place_if_nowhere(&mut response, ready.store.released());
+    }
     if request.payload.dismiss() {
-        refusal.response()
+        response
     } else {
-        last_answer(refusal)
+        last(response)
     }
 }
 
-/// A refusal behind which the connection is closed.
-fn last_answer(refusal: Refusal) -> Response {
-    let mut response = refusal.response();
+/// An answer behind which the connection is closed.
+fn last(mut response: Response) -> Response {
     response
         .headers_mut()
         .insert(CONNECTION, HeaderValue::from_static("close"));

@@ -404,9 +404,12 @@ impl OpenFrame {
 
     /// Wakes the committer if it sleeps and there is something for it to do.
     fn wake(&self, mut inner: MutexGuard<'_, Inner>, always: bool) {
+        if inner.sleep.is_none() || inner.lone.is_some() {
+            return;
+        }
         // Behind a lone write it does not know when the frame's patience ends.
-        let is_due = inner.ready() || inner.last_group == 0 && inner.frame.count > 0;
-        if inner.sleep.is_some() && inner.lone.is_none() && (always || is_due) {
+        let is_due = || inner.last_group == 0 && inner.frame.count > 0 || inner.ready();
+        if always || is_due() {
             inner.sleep = None;
             drop(inner);
             self.changed.notify_one();

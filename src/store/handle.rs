@@ -96,6 +96,12 @@ impl Store {
         self.seat.prefetch(key);
     }
 
+    /// The sequence up to which answers show what has happened.
+    #[must_use]
+    pub fn released(&self) -> u64 {
+        self.shared.frame.released()
+    }
+
     /// Folds all that was logged so far into a snapshot. Returns its last sequence when it is
     /// published.
     ///
