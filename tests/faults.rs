@@ -19,9 +19,10 @@ use ekokv_wal::{SimDisk, SimFault};
 use sim::{batch_set, delete, options, runtime, set, stop, versions};
 
 const EINTR: i32 = 4;
+const ENOSPC: i32 = 28;
 const FAULTS: [(&str, SimFault); 7] = [
     ("EIO", SimFault::Errno(5)),
-    ("ENOSPC", SimFault::Errno(28)),
+    ("ENOSPC", SimFault::Errno(ENOSPC)),
     ("EFBIG", SimFault::Errno(27)),
     ("EACCES", SimFault::Errno(13)),
     ("EROFS", SimFault::Errno(30)),
@@ -91,6 +92,14 @@ impl Hit {
             // that is only looked at. Last of all the directory is listed for what is unfinished.
             ("open", "open" | "length" | "list") if self.life > 0 => Owed::RefusedOrNothing,
             ("open", "list") if self.path == "snapshots" => Owed::RefusedOrNothing,
+            // Row 36: a start without room gives back what it can and tries once more.
+            ("open", _)
+                if fault == SimFault::Errno(ENOSPC)
+                    && self.life > 0
+                    && ["wal/next.tmp", "CURRENT.tmp"].contains(&self.path.as_str()) =>
+            {
+                Owed::RefusedOrNothing
+            }
             // How much is free is asked again.
             ("open", "free_bytes") => Owed::Nothing,
             ("open", _) => Owed::Refused,

@@ -37,7 +37,7 @@ pub(super) struct Rotated {
     pub(super) logged: Amounts,
 }
 
-/// The next segment is not ready: ask again in a while.
+/// The next segment is not ready, or `CURRENT` could not be written anew: ask again in a while.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NotNow;
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use ekokv_wal::{Draft, Error, Log, planted, span_of_records};
 use tokio::runtime::Handle;
 
-use super::chore::{Rotated, Ticket};
+use super::chore::{NotNow, Rotated, Ticket};
 use super::frame::{Frame, Patience, Work};
 use super::logged::Amounts;
 use super::options::{Durability, Failure};
@@ -228,8 +228,17 @@ impl Committer {
         self.shared.space.await_segment(false);
         let end = self.log.rotate_now(self.time)?;
         let rotated = self.log.segment().number != segment;
-        if ticket.renew && !rotated {
-            self.log.renew_current()?;
+        if ticket.renew
+            && !rotated
+            && let Err(error) = self.log.renew_current()
+        {
+            if self.log.is_latched() {
+                return Err(error);
+            }
+            // Nothing is in doubt: the file has no name yet.
+            tracing::warn!(%error, "CURRENT could not be written anew");
+            let _ = ticket.reply.send(Err(NotNow));
+            return Ok(());
         }
         let logged = self.shared.logged.take();
         let ended = Amounts {
@@ -262,7 +271,7 @@ fn now(time: u64, shared: &Shared) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::sync_channel;
+    use std::sync::mpsc::{Receiver, sync_channel};
 
     use ekokv_wal::{Mode, SimDisk};
 
@@ -272,9 +281,8 @@ mod tests {
 
     const SEGMENT_BYTES: u64 = 64 << 10;
 
-    #[test]
-    fn row_36_a_compaction_that_has_its_segment_leaves_no_room_for_another_spare() {
-        let disk = Arc::new(SimDisk::new());
+    /// A committer of a log with one record and a spare, and where it says that it took that.
+    fn committer(disk: &Arc<SimDisk>) -> (Committer, Receiver<()>) {
         let options = ekokv_wal::Options {
             segment_bytes: SEGMENT_BYTES,
             first_segment_bytes: SEGMENT_BYTES,
@@ -286,7 +294,7 @@ mod tests {
             time: 1,
             records: &[],
         };
-        let mut log = Log::create(disk.clone(), options, |_| Ok(()), first).unwrap();
+        let mut log = Log::create(Arc::clone(disk) as _, options, |_| Ok(()), first).unwrap();
         let mut records = Vec::new();
         ekokv_wal::push_record(&mut records, |record| record.push(1));
         let draft = Draft {
@@ -300,7 +308,7 @@ mod tests {
         let frame = OpenFrame::new(0, SEGMENT_BYTES / 4);
         let shared = Shared::new(frame, log.shared_room(), log.spares(), keyring, false);
         let (spare_wanted, wanted) = sync_channel(1);
-        let mut committer = Committer {
+        let committer = Committer {
             log,
             shared: Arc::new(shared),
             durability: Durability::Always,
@@ -308,6 +316,24 @@ mod tests {
             time: 1,
             synced_at: Instant::now(),
         };
+        (committer, wanted)
+    }
+
+    fn ticket(renew: bool) -> (Ticket, Receiver<Result<Rotated, NotNow>>) {
+        let (reply, replied) = sync_channel(1);
+        let ticket = Ticket {
+            fingerprint: State::new(1_000).fingerprint(),
+            time: 2,
+            renew,
+            reply,
+        };
+        (ticket, replied)
+    }
+
+    #[test]
+    fn row_36_a_compaction_that_has_its_segment_leaves_no_room_for_another_spare() {
+        let disk = Arc::new(SimDisk::new());
+        let (mut committer, wanted) = committer(&disk);
         let shared = Arc::clone(&committer.shared);
         disk.set_capacity(Some(0));
         shared.space.sample(disk.as_ref());
@@ -315,16 +341,29 @@ mod tests {
         shared.space.await_segment(true);
         assert!(shared.space.has_segment(&shared.logged));
 
-        let (reply, replied) = sync_channel(1);
-        let ticket = Ticket {
-            fingerprint: State::new(1_000).fingerprint(),
-            time: 2,
-            renew: false,
-            reply,
-        };
+        let (ticket, replied) = ticket(false);
         committer.rotate(ticket).unwrap();
         assert!(replied.recv().unwrap().is_ok());
         assert_eq!(wanted.try_recv(), Ok(()));
         assert!(!shared.space.has_segment(&shared.logged));
+    }
+
+    #[test]
+    fn row_36_current_that_finds_no_room_is_written_anew_later() {
+        let disk = Arc::new(SimDisk::new());
+        let (mut committer, _wanted) = committer(&disk);
+        // Behind this the segment holds no record, and there is nothing to end.
+        committer.rotate(ticket(false).0).unwrap();
+        disk.set_capacity(Some(0));
+        let (full, replied) = ticket(true);
+        committer.rotate(full).unwrap();
+        assert!(matches!(replied.recv(), Ok(Err(NotNow))));
+        disk.set_capacity(None);
+        let (free, replied) = ticket(true);
+        committer.rotate(free).unwrap();
+        assert!(matches!(replied.recv(), Ok(Ok(_))));
+
+        disk.inject(|call, _, _| (call == "rename").then_some(std::io::ErrorKind::Other));
+        assert!(committer.rotate(ticket(true).0).is_err());
     }
 }

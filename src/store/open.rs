@@ -498,6 +498,11 @@ pub(super) fn failure(path: &Path, error: Error) -> Failure {
              and lists what is lost"
         )),
         Error::TooLarge { .. } => Failure::Settings(error.to_string()),
+        ref full if full.is_for_room() => Failure::Storage(format!(
+            "the disk under {dir} is full: {error}. A start writes a segment that the largest request \
+             fits into, of {FIRST_SEGMENT_BYTES_MIN} bytes or more: make room for it and start again; \
+             nothing is lost"
+        )),
         Error::Unreadable { ref source, .. } | Error::Io { ref source, .. } => data_dir::refused(
             path,
             &format!("the disk under {dir} failed: {error}"),

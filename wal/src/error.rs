@@ -78,6 +78,13 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether a call failed for want of room on the disk.
+    #[must_use]
+    pub fn is_for_room(&self) -> bool {
+        matches!(self, Self::Io { source, .. }
+            if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    }
+
     /// What makes an [`Error::Io`] of what the system said of `operation` on `path`.
     pub fn io(operation: &'static str, path: &str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io {

@@ -22,6 +22,9 @@ use crate::spare::{SPARE_DIR, SPARE_PATH, Spare, Spares};
 
 /// The longest segment, in bytes: recovery holds one in memory.
 pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+/// The longest file that is read as a segment: the first one of a run is longer than others where what it
+/// repeats was a full segment, by a few blocks with each start.
+pub(crate) const SEGMENT_FILE_BYTES_MAX: u64 = 2 * SEGMENT_BYTES_MAX;
 
 /// Bytes of a segment that a seal takes.
 const SEAL_BYTES: u64 = BLOCK_BYTES as u64;
@@ -244,12 +247,15 @@ impl Log {
             .iter()
             .map(|copy| span_of_records(copy.records.len() as u64))
             .sum();
-        // As long as what is repeated needs.
-        let length = options
-            .first_segment_bytes
-            .min(options.segment_bytes)
-            .max(FIRST_BATCH_AT + copies + 3 * SEAL_BYTES);
-        let spare = spares.make_now(length)?;
+        let length = first_segment_bytes(&options, copies);
+        let mut spare = spares.make_now(length);
+        if spare.as_ref().is_err_and(Error::is_for_room)
+            && let Some(before) = begin.predecessor
+            && spares.give_back_zeros(before.number)?
+        {
+            spare = spares.make_now(length);
+        }
+        let spare = spare?;
 
         let path = segment_path(begin.number);
         let salt = (options.random)().map_err(Error::io("get random bytes for", &path))?;
@@ -391,21 +397,34 @@ impl Log {
     /// Writes `CURRENT` anew, for the one on disk is damaged. It names the present segment as before.
     ///
     /// # Errors
-    /// As [`Log::append`].
+    /// As [`Log::append`]; but what fails before the new file has its name changes nothing and does not latch.
     pub fn renew_current(&mut self) -> Result<(), Error> {
         self.check_latch()?;
-        self.latching(|log| {
-            // Not by way of the name that waits beside the spare for the next rotation.
-            let tmp = current::RENEWED_TMP_NAME;
-            let mut file = log.disk.create(tmp).map_err(Error::io("create", tmp))?;
-            write_full(file.as_mut(), 0, &log.header.named().encode())
+        // Not by way of the name that waits beside the spare for the next rotation.
+        let tmp = current::RENEWED_TMP_NAME;
+        let write = || {
+            let mut file = self.disk.create(tmp).map_err(Error::io("create", tmp))?;
+            write_full(file.as_mut(), 0, &self.header.named().encode())
                 .map_err(Error::io("write", tmp))?;
-            file.sync().map_err(Error::io("sync", tmp))?;
+            file.sync().map_err(Error::io("sync", tmp))
+        };
+        if let Err(error) = write() {
+            // The next attempt makes it anew.
+            let _ = self.disk.remove(tmp);
+            return Err(error);
+        }
+        self.latching(|log| {
             log.disk
                 .rename(tmp, current::NAME)
                 .map_err(Error::io("rename", current::NAME))?;
             log.disk.sync_dir("").map_err(Error::io("sync", "."))
         })
+    }
+
+    /// Whether a call failed that left something in doubt: nothing is written any more.
+    #[must_use]
+    pub fn is_latched(&self) -> bool {
+        self.latched
     }
 
     /// Makes all batches so far durable.
@@ -581,6 +600,14 @@ impl Log {
     }
 }
 
+/// Length of the first segment of a run: as long as what it repeats, in so many bytes, needs.
+fn first_segment_bytes(options: &Options, copies: u64) -> u64 {
+    options
+        .first_segment_bytes
+        .min(options.segment_bytes)
+        .max((FIRST_BATCH_AT + 3 * SEAL_BYTES).saturating_add(copies))
+}
+
 /// What the first segment of a run holds.
 struct Begin {
     store_id: [u8; 16],
@@ -636,6 +663,28 @@ impl SegmentHeader {
             store_id: self.store_id,
             segment: self.number,
             salt: self.salt,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_first_segment_that_repeats_the_longest_one_is_read_again() {
+        let options = Options {
+            segment_bytes: SEGMENT_BYTES_MAX,
+            first_segment_bytes: SEGMENT_BYTES_MAX / 2,
+            mode: Mode::Os,
+            random: Arc::new(|| Ok([0; 16])),
+        };
+        // Each start finds the segment of the one before full to the last block.
+        let mut length = SEGMENT_BYTES_MAX;
+        for _ in 0..1_000 {
+            let copies = length - FIRST_BATCH_AT + SEAL_BYTES;
+            length = first_segment_bytes(&options, copies);
+            assert!(length > SEGMENT_BYTES_MAX && length <= SEGMENT_FILE_BYTES_MAX);
         }
     }
 }

@@ -15,12 +15,15 @@ use crate::header::{
     BadHeader, DIR, FIRST_BATCH_AT, Mode, Predecessor, SegmentHeader, number_of_name, segment_path,
 };
 use crate::image::Image;
-use crate::log::SEGMENT_BYTES_MAX;
+use crate::log::SEGMENT_FILE_BYTES_MAX;
 use crate::planted::planted;
 use crate::scan::{Repair, Segment, Torn, bad_header};
+use crate::survey::survey;
 
 /// Directory of the snapshots; a file in it makes a directory a store.
 const SNAPSHOTS: &str = "snapshots";
+/// Number of the batch with which a store begins.
+const FIRST_BATCH: u64 = 1;
 
 /// What a data dir holds.
 #[derive(Debug)]
@@ -166,9 +169,38 @@ pub fn current(disk: &dyn Disk, others: &[&str]) -> Result<Option<(Current, bool
             )),
         };
     };
-    Current::decode(&bytes)
-        .map(Some)
-        .map_err(|reason| refuse_file(current::NAME, reason))
+    let decoded = Current::decode(&bytes).map_err(|reason| refuse_file(current::NAME, reason))?;
+    if decoded.0.state == CurrentState::Creating
+        && let Some(file) = put_beside_a_beginning(disk)?
+    {
+        let reason = format!(
+            "it says that a first start did not end, and such a start leaves nothing like {file}: \
+             what would be begun anew holds part of a store"
+        );
+        return Err(refuse_file(current::NAME, reason));
+    }
+    Ok(Some(decoded))
+}
+
+/// What a first start that did not end cannot have left: no snapshot, and of records the first batch's alone,
+/// perhaps repeated by a start behind a kill, whose `CURRENT` a power cut took back. Beginning anew would remove
+/// it.
+fn put_beside_a_beginning(disk: &dyn Disk) -> Result<Option<String>, Error> {
+    let names = disk.list(SNAPSHOTS).map_err(unlisted(SNAPSHOTS))?;
+    if let Some(name) = names.into_iter().find(|name| name.ends_with(".snap")) {
+        return Ok(Some(format!("{SNAPSHOTS}/{name}")));
+    }
+    for number in segment_numbers(disk)? {
+        let path = segment_path(number);
+        let mut goes_on = false;
+        survey(disk, &path, None, None, &mut |_, batch| {
+            goes_on |= batch.count > 0 && batch.number > FIRST_BATCH;
+        })?;
+        if goes_on {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
 }
 
 /// Reads the log of a data dir from `from` on, where a snapshot ends, or from its beginning. Segments
@@ -427,9 +459,9 @@ fn load(
         ))
     } else if header.store_id != store_id && !planted("store-id-unchecked") {
         Some("it belongs to another store".to_owned())
-    } else if length > SEGMENT_BYTES_MAX {
+    } else if length > SEGMENT_FILE_BYTES_MAX {
         Some(format!(
-            "it is {length} bytes long, and {SEGMENT_BYTES_MAX} are the most"
+            "it is {length} bytes long, and {SEGMENT_FILE_BYTES_MAX} are the most"
         ))
     } else if header.length != length {
         Some(format!(

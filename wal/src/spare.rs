@@ -6,8 +6,9 @@
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use crate::cell::BLOCK_BYTES;
 use crate::current::{self, CURRENT_BYTES};
-use crate::disk::{Disk, File, write_full};
+use crate::disk::{Disk, File, read_full, write_full};
 use crate::error::Error;
 use crate::header::{DIR, segment_path};
 use crate::planted::planted;
@@ -138,6 +139,40 @@ impl Spares {
         Ok(())
     }
 
+    /// Gives the zeros at the end of a segment back, which nothing will be written into any more: it reads as
+    /// before. Says whether there were any.
+    ///
+    /// # Errors
+    /// The call that failed.
+    pub(crate) fn give_back_zeros(&self, number: u64) -> Result<bool, Error> {
+        let path = segment_path(number);
+        let mut file = match self.disk.open_write(&path) {
+            // A snapshot covers it, and it is gone.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            opened => opened.map_err(Error::io("open", &path))?,
+        };
+        let length = file.length().map_err(Error::io("look at", &path))?;
+        let mut piece = vec![0; PACED_BYTES];
+        let mut end = length;
+        while end > 0 {
+            let begin = end.saturating_sub(PACED_BYTES as u64);
+            let part = usize::try_from(end - begin).unwrap_or(PACED_BYTES);
+            let part = piece.get_mut(..part).unwrap_or_default();
+            read_full(file.as_ref(), begin, part).map_err(Error::io("read", &path))?;
+            if let Some(last) = part.iter().rposition(|byte| *byte != 0) {
+                end = (begin + last as u64 + 1).next_multiple_of(BLOCK_BYTES as u64);
+                break;
+            }
+            end = begin;
+        }
+        let zeros = length.saturating_sub(end);
+        if zeros > 0 {
+            file.punch(end, zeros)
+                .map_err(Error::io("give back the end of", &path))?;
+        }
+        Ok(zeros > 0)
+    }
+
     /// Makes a spare of a given length, synced; `None` if `pace` said not to go on.
     pub(crate) fn make(
         &self,
@@ -185,8 +220,12 @@ impl Spares {
     /// Makes a spare of a given length without leaving the disk to anybody.
     pub(crate) fn make_now(&self, length: u64) -> Result<Spare, Error> {
         let interrupted = || Error::io("fill", SPARE_PATH)(std::io::ErrorKind::Interrupted.into());
-        self.make(length, HURRIED_BYTES, &mut || true)?
-            .ok_or_else(interrupted)
+        let made = self.make(length, HURRIED_BYTES, &mut || true);
+        if made.is_err() {
+            // What there is of it takes room that is missing.
+            let _ = self.remove_unfinished();
+        }
+        made?.ok_or_else(interrupted)
     }
 
     /// The spare that was taken is a segment now, or given up: another one may be made.

@@ -15,7 +15,7 @@ use crate::disk::{Disk, File};
 use crate::error::{Damage, Error};
 use crate::header::{BadHeader, FIRST_BATCH_AT, Mode, Predecessor, SegmentHeader};
 use crate::image::Image;
-use crate::log::SEGMENT_BYTES_MAX;
+use crate::log::SEGMENT_FILE_BYTES_MAX;
 use crate::scan::{Repair, Segment, Torn, bad_header, cell_at};
 
 /// A batch that verifies.
@@ -78,8 +78,9 @@ pub fn survey(
 ) -> Result<Survey, Error> {
     let (file, length) = open(disk, path)?;
     let mut found = Survey::default();
-    if length > SEGMENT_BYTES_MAX {
-        let reason = format!("it is {length} bytes long, and {SEGMENT_BYTES_MAX} are the most");
+    if length > SEGMENT_FILE_BYTES_MAX {
+        let reason =
+            format!("it is {length} bytes long, and {SEGMENT_FILE_BYTES_MAX} are the most");
         found.damage.push(whole_file(path, reason));
         return Ok(found);
     }

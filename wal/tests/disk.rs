@@ -131,6 +131,21 @@ fn row_30_the_real_disk_stays_with_its_directory_and_knows_when_its_lock_is_gone
 }
 
 #[test]
+fn row_30_a_lock_whose_name_was_removed_still_keeps_others_out() {
+    let dir = Scratch::new("held");
+    let disk = RealDisk::create_root(&dir.0).unwrap();
+    let lock = disk.lock("lock").unwrap();
+    fs::remove_file(dir.0.join("lock")).unwrap();
+    let other = RealDisk::open(&dir.0).unwrap();
+    for _ in 0..2 {
+        let refused = other.lock("lock").map(|_| ()).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::WouldBlock);
+    }
+    drop(lock);
+    assert!(other.lock("lock").unwrap().in_place().unwrap());
+}
+
+#[test]
 fn the_real_disk_knows_how_much_is_free() {
     let dir = Scratch::new("free");
     let disk = RealDisk::create_root(&dir.0).unwrap();

@@ -234,20 +234,19 @@ impl Disk for RealDisk {
     }
 
     fn lock(&self, path: &str) -> io::Result<Lock> {
+        // The directory itself as well, for the file's name may be removed. Some network file systems lock no
+        // directories; there the file must do.
+        let directory = self.open_file("", OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let has_directory = !matches!(try_lock(&directory), Err(fs::TryLockError::WouldBlock));
         // Not emptied before it is ours: it names the holder.
-        let mut file = self.open_file(path, OFlags::RDWR | OFlags::CREATE)?;
-        let mut taken = file.try_lock();
-        for _ in 0..LOCK_TRIES {
-            if !matches!(taken, Err(fs::TryLockError::WouldBlock)) {
-                break;
-            }
-            // A tool that asks who has the data dir holds the lock for a moment.
-            std::thread::sleep(LOCK_PAUSE);
-            taken = file.try_lock();
-        }
-        match taken {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => {
+        let flags = OFlags::RDWR | OFlags::CREATE;
+        let mut file = match self.open_file(path, flags) {
+            Err(_) if !has_directory => return Err(io::ErrorKind::WouldBlock.into()),
+            opened => opened?,
+        };
+        match try_lock(&file) {
+            Ok(()) if has_directory => {}
+            Ok(()) | Err(fs::TryLockError::WouldBlock) => {
                 let mut holder = String::new();
                 // The text is for a message only; without it the message is shorter.
                 let _ = (&file).take(200).read_to_string(&mut holder);
@@ -263,15 +262,31 @@ impl Disk for RealDisk {
         writeln!(file, "process {}", std::process::id())?;
         Ok(Box::new(RealLock {
             file,
+            _directory: directory,
             path: self.path.join(path),
         }))
     }
 }
 
-/// A locked file, and the path under which others would look for it.
+/// Locks a file or directory; asks again for a while, as a tool that asks who has the data dir holds the lock for
+/// a moment.
+fn try_lock(file: &fs::File) -> Result<(), fs::TryLockError> {
+    let mut taken = file.try_lock();
+    for _ in 0..LOCK_TRIES {
+        if !matches!(taken, Err(fs::TryLockError::WouldBlock)) {
+            break;
+        }
+        std::thread::sleep(LOCK_PAUSE);
+        taken = file.try_lock();
+    }
+    taken
+}
+
+/// A locked file, and the path under which others would look for it; and the directory it is in.
 #[derive(Debug)]
 struct RealLock {
     file: fs::File,
+    _directory: fs::File,
     path: PathBuf,
 }
 
