@@ -297,6 +297,33 @@ fn row_48_what_a_deadline_hides_waits_until_the_log_knows_of_it() {
 }
 
 #[test]
+fn long_keys_that_are_due_all_at_once_are_purged_a_few_at_a_time() {
+    let mut bench = Bench::new(1 << 20, u64::MAX);
+    // Their names alone take more than a segment.
+    for index in 0..150 {
+        bench.log.spares().prepare(&mut || true).unwrap();
+        let key = format!("{index}{}", "k".repeat(8_000));
+        let ttl = Ttl::At(NOW_MS + 1_000);
+        bench.send(set_until(&key, Bytes::from_static(b"1"), ttl));
+        bench.commit();
+    }
+    bench.clock.advance(1_000);
+    let is_due = |bench: &Bench| {
+        let due = bench.owner.state.next_due();
+        due.is_some_and(|due| due <= NOW_MS + 1_000)
+    };
+    let mut turns = 0;
+    while is_due(&bench) {
+        assert!(!bench.owner.tell_time(), "the log had no room");
+        bench.log.spares().prepare(&mut || true).unwrap();
+        bench.commit();
+        turns += 1;
+        assert!(turns < 100);
+    }
+    assert!(turns > 1);
+}
+
+#[test]
 fn row_48_a_frame_that_is_full_still_tells_the_time_for_what_is_hidden() {
     let mut bench = Bench::new(64 << 10, u64::MAX);
     expire(&mut bench, 20);

@@ -20,7 +20,9 @@ use crate::store::store_clock::Time;
 
 /// Keys that are purged between two looks into the mailbox, so that no command waits for a long purge.
 const PURGE_KEYS_MAX: usize = 256;
-/// Values whose deadlines are moved are logged so many bytes at a time.
+/// And of so many bytes, and one: together they fit into any segment.
+const PURGE_BYTES_MAX: u64 = 64 << 10;
+/// Keys and values whose deadlines are moved are logged so many bytes at a time.
 const MOVED_BYTES_MAX: usize = 256 << 10;
 /// The owner looks at the clock at least so often, also if nobody asks for anything: it may be set, and
 /// how long a leap has held counts from when it is seen.
@@ -127,7 +129,16 @@ impl Owner {
             return false;
         }
         let due = self.state.due(self.logged, PURGE_KEYS_MAX);
-        let mutations: Vec<Mutation<'_>> = due.iter().map(|due| due.mutation()).collect();
+        let mut bytes = 0u64;
+        let mutations: Vec<Mutation<'_>> = due
+            .iter()
+            .map(|due| due.mutation())
+            .take_while(|mutation| {
+                let fits = bytes <= PURGE_BYTES_MAX;
+                bytes = bytes.saturating_add(mutation.encoded_len() as u64);
+                fits
+            })
+            .collect();
         if self.admit(&mutations).is_err() {
             return true;
         }
@@ -186,7 +197,7 @@ impl Owner {
                 if let (Some(back_ms), Some(deadline)) =
                     (self.provisional.back_ms(entry.version), entry.deadline)
                 {
-                    bytes += entry.value.len();
+                    bytes += key.len() + entry.value.len();
                     let deadline = deadline.saturating_sub(back_ms);
                     moved.push((Key::from(key), entry.value.to_bytes(), entry.form, deadline));
                 }
