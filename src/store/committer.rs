@@ -32,6 +32,8 @@ pub(super) struct Committer {
     pub(super) time: u64,
     /// When it began, or `interval` or a rotation synced last.
     pub(super) synced_at: Instant,
+    /// Why `CURRENT` could not be written anew, as was last said.
+    pub(super) renewal_failed: Option<String>,
 }
 
 /// The committer, for whoever may commit: its thread, or a lone writer's handler.
@@ -235,8 +237,11 @@ impl Committer {
             if self.log.is_latched() {
                 return Err(error);
             }
-            // Nothing is in doubt: the file has no name yet.
-            tracing::warn!(%error, "CURRENT could not be written anew");
+            // Nothing is in doubt: the file has no name yet. It is asked for again within milliseconds.
+            if self.renewal_failed != Some(error.to_string()) {
+                tracing::warn!(%error, "CURRENT cannot be written anew");
+                self.renewal_failed = Some(error.to_string());
+            }
             let _ = ticket.reply.send(Err(NotNow));
             return Ok(());
         }
@@ -315,6 +320,7 @@ mod tests {
             spare_wanted,
             time: 1,
             synced_at: Instant::now(),
+            renewal_failed: None,
         };
         (committer, wanted)
     }

@@ -223,6 +223,7 @@ fn start(
         spare_wanted,
         time: logged,
         synced_at: Instant::now(),
+        renewal_failed: None,
     };
     let commits = Arc::new(Commits::new(committer, options.workers));
     let for_committer = Arc::clone(&commits);
