@@ -215,6 +215,121 @@ fn the_end_of_the_log_is_lost_with_its_file_and_nothing_else() {
     assert!(saved.dump.contains_key("c:009") && !saved.dump.contains_key("c:010"));
 }
 
+/// Lines of a report that tell of losses.
+fn losses(report: &str) -> Vec<&str> {
+    report
+        .lines()
+        .filter(|line| line.starts_with("lost: "))
+        .collect()
+}
+
+#[test]
+fn a_whole_segment_in_the_place_of_another_is_none_of_it() {
+    // Two runs that go on from one store: the segments have the same number and not the same salt.
+    let base = Subject::new();
+    let run_on = |key: &str| {
+        put_back(base.dir.path(), &base.whole);
+        let mut process = Process::start(base.dir.path(), &[]);
+        Session::new(&process).set(key, "1");
+        process.signal("TERM");
+        assert_eq!(process.wait().code(), Some(0));
+        files(base.dir.path())
+    };
+    let twin = run_on("d:twin");
+    let other = Subject::new().whole;
+    let whole = run_on("d:mine");
+    let subject = Subject {
+        dump: dump(&base.dir),
+        whole,
+        ..base
+    };
+    let segments = names(&subject.whole, ".wal");
+    let newest = segments.last().unwrap();
+    let before = segments.iter().rev().nth(1).unwrap();
+    assert!(twin[newest] != subject.whole[newest]);
+    // The newest one, whose end nobody names, and the one before it, which no snapshot covers.
+    let strangers = [
+        ("an older one", newest, &subject.whole[before]),
+        ("of a twin", newest, &twin[newest]),
+        ("of another store", newest, &other[before]),
+        ("a newer one", before, &subject.whole[newest]),
+        ("an older one", before, &subject.whole[&segments[0]]),
+        ("of another store", before, &other[before]),
+    ];
+    let mut cases = 0;
+    for (name, place, stranger) in strangers {
+        let gone = subject.salvage(true, |files| drop(files.remove(place)));
+        let saved = subject.salvage(true, |files| {
+            files.insert(place.clone(), stranger.clone());
+        });
+        let report = &saved.ran.out;
+        assert_eq!(saved.ran.code, 65, "{name} as {place}: {report}");
+        assert_eq!(
+            losses(report).len(),
+            losses(&gone.ran.out).len(),
+            "{report}"
+        );
+        assert!(
+            report.contains("not the segment that the log leads to"),
+            "{report}"
+        );
+        assert!(saved.dump == gone.dump, "{name} as {place}: {report}");
+        let lost = |key: &str| subject.dump.contains_key(key) && !saved.dump.contains_key(key);
+        assert_eq!(lost("d:mine"), place == newest, "{name} as {place}");
+        assert_eq!(lost("c:005"), place == before, "{name} as {place}");
+        assert!(!saved.dump.contains_key("d:twin"));
+
+        // A check says one thing of it.
+        let check = ekokv(&["check", path(&subject.dir)]).out;
+        let mut lines = check
+            .lines()
+            .filter(|line| line.starts_with(place.as_str()));
+        let line = lines.next().unwrap();
+        assert!(line.contains(": FOREIGN: "), "{line}");
+        assert_eq!(lines.next(), None, "{check}");
+        // And the file of the newest one is that, whatever copy of it lies elsewhere.
+        let newest = format!("{newest}: whole, newest");
+        assert_eq!(check.contains(&newest), place == before, "{check}");
+        cases += 1;
+    }
+    println!("{cases} strangers in the place of a segment, each as if that one were missing");
+}
+
+#[test]
+fn a_current_of_another_time_does_not_hide_that_the_end_is_gone() {
+    let base = Subject::new();
+    let mut process = Process::start(base.dir.path(), &[]);
+    let mut session = Session::new(&process);
+    session.compact();
+    session.set("d:last", "1");
+    drop(session);
+    process.signal("TERM");
+    assert_eq!(process.wait().code(), Some(0));
+    let subject = Subject {
+        whole: files(base.dir.path()),
+        dump: dump(&base.dir),
+        ..base
+    };
+    let newest = subject.newest_segment();
+    // It names a segment that the newest snapshot covers, and behind that one there is none.
+    let saved = subject.salvage(true, |files| {
+        files.remove(&newest);
+        files.insert("CURRENT".to_owned(), base.whole["CURRENT"].clone());
+    });
+    assert_eq!(saved.ran.code, 65);
+    assert!(
+        saved
+            .ran
+            .out
+            .contains("lost: wal: there is no segment behind"),
+        "{}",
+        saved.ran.out
+    );
+    let mut expected = subject.dump.clone();
+    assert!(expected.remove("d:last").is_some());
+    assert!(saved.dump == expected, "{}", saved.ran.out);
+}
+
 #[test]
 fn a_lost_header_or_current_costs_no_change() {
     let subject = Subject::new();

@@ -181,16 +181,33 @@ impl Report {
         let covered = newest.map_or(0, |(_, end)| end.number);
         let chain = files.chain(false);
         for file in &files.segments {
-            let link = chain.iter().find(|link| link.file == Some(file.named));
-            self.segment(disk, files, file, link, covered);
+            match files.stranger(file, &chain) {
+                Some(why) => self.stranger(&file.path(), &why, file.named <= covered),
+                None => {
+                    let link = chain.iter().find(|link| link.file == Some(file.named));
+                    self.segment(disk, files, file, link, covered);
+                }
+            }
         }
-        for link in chain.iter().filter(|link| link.file.is_none()) {
+        let has_file = |link: &&Link| files.segments.iter().any(|s| s.named == link.number);
+        for link in chain.iter().filter(|link| !has_file(link)) {
             if link.number > covered {
                 self.bad_files += 1;
                 let path = ekokv_wal::segment_path(link.number);
                 self.line(format_args!("{path}: MISSING: the log leads to it"));
             }
         }
+    }
+
+    /// A file that is not the segment of its name.
+    fn stranger(&mut self, path: &str, why: &str, is_covered: bool) {
+        self.bad_files += 1;
+        let role = if is_covered {
+            "; a snapshot covers it, a start does not read it"
+        } else {
+            ""
+        };
+        self.line(format_args!("{path}: FOREIGN: {why}{role}"));
     }
 
     fn segment(
@@ -210,17 +227,11 @@ impl Report {
                 return self.line(format_args!("{path}: UNREADABLE: {error}"));
             }
         };
-        let foreign = file
-            .header
-            .as_ref()
-            .is_ok_and(|header| Some(header.store_id) != files.store_id);
         let current = match &files.current {
             Ok(Some(current)) => current.segment,
             _ => u64::MAX,
         };
-        let role = if foreign {
-            "of another store"
-        } else if file.named <= covered {
+        let role = if file.named <= covered {
             "covered by a snapshot: a start does not read it"
         } else if file.named > current {
             if is_repetition(&found) {

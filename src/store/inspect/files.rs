@@ -181,8 +181,8 @@ impl Files {
         file.header.as_ref().ok()
     }
 
-    /// The file of a segment: the one that says so itself, whatever its name; else the one of that name
-    /// whose header is lost.
+    /// The file of a segment: the one that says so itself, best under its own name, else under any; else
+    /// the one of that name whose header is lost.
     fn file_of(&self, number: u64, salt: Option<[u8; 16]>) -> Option<u64> {
         let says_so = |segment: &&SegmentFile| {
             segment.header.as_ref().is_ok_and(|header| {
@@ -191,11 +191,29 @@ impl Files {
                     && salt.is_none_or(|salt| header.salt == salt)
             })
         };
-        let lost = |s: &&SegmentFile| s.named == number && s.header.is_err();
-        let found = self.segments.iter().find(says_so);
-        found
-            .or_else(|| self.segments.iter().find(lost))
+        let named = |segment: &&SegmentFile| segment.named == number;
+        let lost = |segment: &&SegmentFile| named(segment) && segment.header.is_err();
+        let all = || self.segments.iter();
+        all()
+            .find(|segment| named(segment) && says_so(segment))
+            .or_else(|| all().find(says_so))
+            .or_else(|| all().find(lost))
             .map(|segment| segment.named)
+    }
+
+    /// Why a file is not the segment of its name, if its header says so or `chain` leads to another one.
+    pub(super) fn stranger(&self, file: &SegmentFile, chain: &[Link]) -> Option<String> {
+        let header = file.header.as_ref().ok()?;
+        if Some(header.store_id) != self.store_id {
+            return Some("it belongs to another store".to_owned());
+        }
+        if header.number != file.named {
+            let number = header.number;
+            return Some(format!("it is segment {number} by another name"));
+        }
+        let meant = chain.iter().find(|link| link.number == file.named)?;
+        (meant.file != Some(file.named))
+            .then(|| "it is not the segment that the log leads to".to_owned())
     }
 
     /// The highest segment of this store below `number`.

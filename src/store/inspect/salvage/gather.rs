@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use ekokv_wal::{Disk, Error, Position, Survey, segment_path, survey};
+use ekokv_wal::{Disk, Position, Survey, segment_path, survey};
 
 use super::replay::{Base, Replay};
 use super::{SKIP_SEQUENCES, Saved};
@@ -76,10 +76,11 @@ pub(super) fn gather(disk: &dyn Disk, files: &Files) -> Saved {
             tally.losses.push(format!("{path}: {error}"));
         }
     }
-    if links.is_empty() {
+    // One that a snapshot covers, named by a `CURRENT` of another time, is not what comes behind it.
+    if links.iter().all(|found| found.link.number <= from.0) {
         let next = from.1.sequence.saturating_add(1);
         tally.losses.push(format!(
-            "wal: there is no segment; all changes from sequence {next} on"
+            "wal: there is no segment behind what was read; all changes from sequence {next} on"
         ));
     }
     if let Err(error) = &files.current {
@@ -208,7 +209,7 @@ impl Snapshots {
 /// A segment of the chain and what is in it.
 struct Found {
     link: Link,
-    survey: Result<Survey, Error>,
+    survey: Result<Survey, String>,
     /// Batches of this number and above are those of later segments.
     below: u64,
 }
@@ -233,8 +234,7 @@ fn usable_links(disk: &dyn Disk, files: &Files) -> Vec<Found> {
     let mut below = u64::MAX;
     let mut found: Vec<Found> = Vec::new();
     for link in files.chain(beyond_current).into_iter().rev() {
-        let path = segment_path(link.file.unwrap_or(link.number));
-        let survey = survey(disk, &path, link.salt, link.end.as_ref(), &mut |_, _| {});
+        let survey = look_at(disk, files, &link);
         // Where a segment ends that nobody names is told by where the next one begins.
         let limit = match link.end {
             None => below,
@@ -252,6 +252,23 @@ fn usable_links(disk: &dyn Disk, files: &Files) -> Vec<Found> {
     }
     found.reverse();
     found
+}
+
+/// What is in the file of a link, or why nothing is. Whatever else lies under its name is none of the
+/// log's: it neither makes good what is missing nor says where the segment before it ends.
+fn look_at(disk: &dyn Disk, files: &Files, link: &Link) -> Result<Survey, String> {
+    match link.file.map(segment_path) {
+        Some(path) => survey(disk, &path, link.salt, link.end.as_ref(), &mut |_, _| {})
+            .map_err(|error| error.to_string()),
+        None => {
+            let path = segment_path(link.number);
+            Err(if files.segments.iter().any(|s| s.named == link.number) {
+                format!("{path}: it is not the segment that the log leads to, which is missing")
+            } else {
+                format!("{path}: it is missing")
+            })
+        }
+    }
 }
 
 /// Follows the log and notes what is missing.
@@ -273,12 +290,8 @@ impl Tally {
         let path = segment_path(link.file.unwrap_or(link.number));
         let seen = match &found.survey {
             Ok(seen) => seen,
-            Err(error) => {
-                let reason = match link.file {
-                    Some(_) => error.to_string(),
-                    None => format!("{path}: it is missing"),
-                };
-                self.pending.get_or_insert(reason);
+            Err(reason) => {
+                self.pending.get_or_insert_with(|| reason.clone());
                 return self.close(link, is_newest);
             }
         };
