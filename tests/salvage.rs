@@ -215,6 +215,43 @@ fn the_end_of_the_log_is_lost_with_its_file_and_nothing_else() {
     assert!(saved.dump.contains_key("c:009") && !saved.dump.contains_key("c:010"));
 }
 
+#[test]
+fn a_torn_end_behind_other_damage_is_told_of_as_well() {
+    let base = Subject::new();
+    let mut process = Process::start(base.dir.path(), &["--durability", "os"]);
+    let mut session = Session::new(&process);
+    for index in 0..6 {
+        session.set(&format!("d:{index}"), "1");
+    }
+    drop(session);
+    process.kill();
+    let subject = Subject {
+        whole: files(base.dir.path()),
+        dump: dump(&base.dir),
+        wal: ekokv(&["wal", path(&base.dir)]).out,
+        ..base
+    };
+    let (newest, offset, _) = subject.batch_of("d:3");
+    let (sealed, _, _) = subject.batch_of("c:005");
+    assert!(sealed != newest);
+    // The salt of the one before is known from the newest one, so that its header costs nothing.
+    let saved = subject.salvage(true, |files| {
+        zero_batches(files, &newest, offset, 0);
+        files.get_mut(&sealed).unwrap()[..4096].fill(0);
+    });
+    let out = &saved.ran.out;
+    assert_eq!(saved.ran.code, 0, "{out}");
+    for part in [
+        format!("may have been acknowledged: {newest} offset {offset}, "),
+        "nothing was lost that is known to be synced".to_owned(),
+    ] {
+        assert!(out.contains(&part), "{part}: {out}");
+    }
+    let mut expected = subject.dump.clone();
+    expected.retain(|key, _| !["d:3", "d:4", "d:5"].contains(&key.as_str()));
+    assert!(saved.dump == expected, "{out}");
+}
+
 /// Lines of a report that tell of losses.
 fn losses(report: &str) -> Vec<&str> {
     report

@@ -394,6 +394,70 @@ fn wal_begins_where_the_log_still_is_and_prints_what_lies_before_damage() {
     );
 }
 
+#[test]
+fn a_torn_end_is_called_what_it_is_in_each_mode() {
+    let unsure = "not known to be synced";
+    let mut cases = 0;
+    for mode in ["always", "interval=1h", "os"] {
+        let dir = DataDir::new();
+        let mut process = Process::start(dir.path(), &["--durability", mode]);
+        let mut session = Session::new(&process);
+        for index in 0..10 {
+            session.set(&format!("k{index}"), &common::tool::long_value("torn"));
+        }
+        drop(session);
+        process.kill();
+        let mut torn = files(dir.path());
+        let newest = names(&torn, ".wal").pop().unwrap();
+        let text = ekokv(&["wal", path(&dir)]).out;
+        let bytes = torn.get_mut(&newest).unwrap();
+        // In `always` a later batch proves each but the last one; in the others one in the middle can go.
+        if mode == "always" {
+            let offset = batch_of(&text, &newest, "k9");
+            bytes[offset + 1024..].fill(0);
+        } else {
+            let offset = batch_of(&text, &newest, "k4");
+            zero_blocks(bytes, offset, 1);
+        }
+        put_back(dir.path(), &torn);
+
+        let says_so = |out: &str| {
+            assert!(out.contains("torn, "), "{mode}: {out}");
+            let never = out.contains("never acknowledged");
+            assert_eq!(never, mode == "always", "{mode}: {out}");
+            assert_eq!(out.contains(unsure), mode != "always", "{mode}: {out}");
+        };
+        let new = DataDir::new();
+        for arguments in [
+            &["check", path(&dir)][..],
+            &["wal", path(&dir)],
+            &["salvage", path(&dir), path(&new)],
+        ] {
+            let ran = ekokv(arguments);
+            assert_eq!(ran.code, 0, "{mode}: {ran:?}");
+            says_so(&ran.out);
+            let nothing = ["; all files are whole\n", "nothing was lost\n"];
+            let promises = nothing.iter().any(|said| ran.out.contains(said));
+            assert_eq!(
+                promises,
+                mode == "always" && arguments[0] != "wal",
+                "{ran:?}"
+            );
+        }
+        let process = Process::start(dir.path(), &["--durability", mode]);
+        let told = |text: &str| process.log.iter().any(|line| line.contains(text));
+        assert_eq!(
+            told("nobody was told of"),
+            mode == "always",
+            "{:?}",
+            process.log
+        );
+        assert_eq!(told(unsure), mode != "always", "{:?}", process.log);
+        cases += 1;
+    }
+    println!("{cases} modes");
+}
+
 /// The offset of the batch in a segment that sets a key, as `ekokv wal` prints it.
 fn batch_of(text: &str, segment: &str, key: &str) -> usize {
     let put = text.find(&format!("put {key:?}")).unwrap();

@@ -9,7 +9,7 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::Instant;
 
-use ekokv_wal::{Disk, Draft, Error, Log, SEGMENT_BYTES_MAX, push_record};
+use ekokv_wal::{Disk, Draft, Error, Log, Mode, SEGMENT_BYTES_MAX, push_record};
 
 use super::committer::{Commits, Committer};
 use super::compactor::{Compactor, Generations, RETRY, is_damage, remove_unfinished, set_aside};
@@ -343,12 +343,21 @@ fn report(found: &LoadedStore) {
         );
     }
     if let Some(torn) = &log.torn {
+        let said = match log.mode {
+            Mode::Always => {
+                "a batch that nobody was told of was cut short by a crash and is dropped"
+            }
+            Mode::Interval | Mode::Os => {
+                "the log's end, which is not known to be synced, was cut short by a crash and is dropped \
+                 from here on; it may have been acknowledged, as the durability of that run allows"
+            }
+        };
         tracing::warn!(
             file = torn.file,
             offset = torn.offset,
             batch = torn.batch,
             bytes = torn.bytes,
-            "a batch that nobody was told of was cut short by a crash and is dropped"
+            "{said}"
         );
     }
     tracing::info!(

@@ -63,7 +63,7 @@ pub struct Recovered {
     pub doubtful: u64,
     /// What was rebuilt from parity or a second copy.
     pub repairs: Vec<Repair>,
-    /// What a crash left of a batch that nobody was told of; dropped.
+    /// What a crash left of a batch that nothing proves to be synced; dropped.
     pub torn: Option<Torn>,
     /// The next segment's predecessor.
     pub(crate) predecessor: Option<Predecessor>,

@@ -25,7 +25,8 @@ pub struct Repair {
     pub cells: u32,
 }
 
-/// What a crash left of a batch that nobody was told of.
+/// What a crash left of a batch that nothing proves to be synced. In [`Mode::Always`](crate::Mode) nobody was
+/// told of it; in the other modes of it and of those behind it they may have been.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Torn {
     /// File below the data dir.

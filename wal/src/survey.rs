@@ -3,7 +3,8 @@
 //! What always holds:
 //! - Nothing is changed.
 //! - A batch that is handed on has all its CRCs and its chain value: it is what was written there.
-//! - What a crash may have left behind a torn batch is not handed on: nobody was told of it.
+//! - What a crash may have left behind a torn batch is not handed on: nothing proves that it was
+//!   synced.
 //!
 //! Whether a batch counts is for the caller to say, who knows the other segments.
 

@@ -6,11 +6,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use ekokv_wal::{Damage, Disk, Predecessor, Survey, survey};
+use ekokv_wal::{Damage, Disk, Mode, Predecessor, Survey, survey};
 
 use super::files::{Files, Link, SegmentFile, is_repetition};
 use super::holder::holder;
 use super::place::{no_store, open, unwritten};
+use super::torn;
 use crate::state::Fingerprint;
 use crate::store::open::failure;
 use crate::store::options::Failure;
@@ -86,6 +87,8 @@ struct Report {
     text: String,
     /// Files that are damaged or missing.
     bad_files: u64,
+    /// The log ends with something torn that may have been acknowledged.
+    end_is_unsure: bool,
 }
 
 /// The newest snapshot that is whole: its path, and where it ends.
@@ -261,11 +264,8 @@ impl Report {
                 repair.offset, repair.batch, repair.cells
             ));
         }
-        if let Some(torn) = &found.torn {
-            self.line(format_args!(
-                "  torn, never acknowledged: offset {}, batch {}, bytes {}",
-                torn.offset, torn.batch, torn.bytes
-            ));
+        if let (Some(torn), Some(header)) = (&found.torn, &found.header) {
+            self.line(format_args!("  {}", torn::in_words(torn, header.mode)));
         }
     }
 
@@ -343,6 +343,7 @@ impl Report {
     }
 
     fn repairs(&mut self, store: &LoadedStore) {
+        self.end_is_unsure = store.log.torn.is_some() && store.log.mode != Mode::Always;
         for repair in &store.log.repairs {
             self.line(format_args!(
                 "repair: {} offset {}, batch {}, cells {}",
@@ -360,13 +361,18 @@ impl Report {
         let from = newest.unwrap_or_else(|| "the beginning of the log".to_owned());
         let dir = dir.display();
         let bad_files = self.bad_files;
+        let synced = if self.end_is_unsure {
+            ", as far as it is known to be synced"
+        } else {
+            ""
+        };
         match verdict {
             Ok(()) if bad_files == 0 => self.line(format_args!(
-                "verdict: a start works, from {from}; all files are whole"
+                "verdict: a start works, from {from}; all files are whole{synced}"
             )),
             Ok(()) => self.line(format_args!(
-                "verdict: a start works, from {from}, and nothing is lost: it does not need the damaged \
-                 files ({bad_files})"
+                "verdict: a start works, from {from}, and nothing is lost{synced}: it does not need the \
+                 damaged files ({bad_files})"
             )),
             Err(Failure::Damaged(_)) => self.line(format_args!(
                 "verdict: a start is refused (65). Put back a copy of the whole data dir; or \

@@ -8,6 +8,7 @@ use ekokv_wal::{Batch, Disk, Error, Flags, Found, Predecessor};
 use super::files::Files;
 use super::holder::refused;
 use super::place::{open, unwritten};
+use super::torn;
 use crate::state::ttl::format_rfc3339;
 use crate::state::{Form, Mutation};
 use crate::store::open::OTHER_FILES;
@@ -180,11 +181,7 @@ fn print_end(out: &mut dyn Write, dir: &Path, found: &Found) -> io::Result<()> {
         )?;
     }
     if let Some(torn) = &recovered.torn {
-        writeln!(
-            out,
-            "torn, never acknowledged: {} offset {} batch {} bytes {}",
-            torn.file, torn.offset, torn.batch, torn.bytes
-        )?;
+        writeln!(out, "{}", torn::in_words(torn, recovered.mode))?;
     }
     writeln!(
         out,

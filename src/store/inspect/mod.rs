@@ -15,6 +15,7 @@ mod holder;
 mod log_text;
 mod place;
 mod salvage;
+mod torn;
 
 pub use check::check;
 pub use dump::{Dumped, dump};

@@ -5,12 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use ekokv_wal::{Disk, Position, Survey, segment_path, survey};
+use ekokv_wal::{Disk, Flags, Mode, Position, Survey, segment_path, survey};
 
 use super::replay::{Base, Replay};
 use super::{SKIP_SEQUENCES, Saved};
 use crate::state::{Kept, Key, Keyring, Loader};
 use crate::store::inspect::files::{Files, Link, is_repetition};
+use crate::store::inspect::torn;
 use crate::store::snapshot::{Gap, path_of, read_parts};
 
 /// Saves what can be had.
@@ -53,6 +54,7 @@ pub(super) fn gather(disk: &dyn Disk, files: &Files) -> Saved {
     let state = loader.finish().with_keyring(snapshots.keyring);
     let mut replay = Replay::new(state, &snapshots.bases, snapshots.keyring_at);
     let mut batches = 0;
+    let mut torn_lines = Vec::new();
     for (index, found) in links.iter().enumerate() {
         if found.link.number <= from.0 {
             continue;
@@ -62,6 +64,9 @@ pub(super) fn gather(disk: &dyn Disk, files: &Files) -> Saved {
             continue;
         };
         batches += seen.batches.len();
+        if let (Some(torn), Some(header)) = (&seen.torn, &seen.header) {
+            torn_lines.push(torn::in_words(torn, header.mode));
+        }
         time = time.max(seen.time);
         let before = seen.header.map_or(0, |header| header.before().sequence);
         last_sequence = last_sequence.max(before);
@@ -106,6 +111,7 @@ pub(super) fn gather(disk: &dyn Disk, files: &Files) -> Saved {
         "read: {batches} batches of the log, {} changes",
         replay.applied
     ));
+    sources.append(&mut torn_lines);
     losses.append(&mut tally.losses);
     last_sequence = last_sequence.max(tally.at.sequence).max(replay.last);
     Saved {
@@ -114,6 +120,7 @@ pub(super) fn gather(disk: &dyn Disk, files: &Files) -> Saved {
         last_sequence: last_sequence.saturating_add(SKIP_SEQUENCES),
         sources,
         losses,
+        end_is_unsure: links.last().is_none_or(Found::end_is_unsure),
     }
 }
 
@@ -217,6 +224,14 @@ struct Found {
 impl Found {
     fn path(&self) -> Option<String> {
         self.link.file.map(segment_path)
+    }
+
+    /// Whether its writers may have been told of what was not synced yet when its run ended.
+    fn end_is_unsure(&self) -> bool {
+        let Ok(seen) = &self.survey else { return true };
+        let told_early = seen.header.is_none_or(|header| header.mode != Mode::Always);
+        let last = seen.batches.last();
+        told_early && last.is_none_or(|last| !last.flags.has(Flags::STOP))
     }
 }
 

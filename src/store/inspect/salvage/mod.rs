@@ -24,6 +24,7 @@ use ekokv_wal::{Disk, Mode};
 use super::files::Files;
 use super::holder::holder;
 use super::place::{check_new, no_store, open, unwritten};
+use super::torn;
 use crate::state::State;
 use crate::store::open::failure;
 use crate::store::options::Failure;
@@ -44,6 +45,8 @@ struct Saved {
     sources: Vec<String>,
     /// What is lost, line by line.
     losses: Vec<String>,
+    /// The run that wrote last was not stopped in order, and told of writes before they were synced.
+    end_is_unsure: bool,
 }
 
 /// Writes what can be saved of the store in `dir` into `new`, and prints what is lost.
@@ -71,6 +74,7 @@ pub fn salvage(dir: &Path, new: &Path, now: u64, out: &mut dyn Write) -> Result<
         say(&format!("lost: {loss}"))?;
     }
     let losses = saved.losses.len();
+    let end_is_unsure = saved.end_is_unsure;
     let last_sequence = saved.last_sequence;
     let written = write::write(disk.as_ref(), new, saved, now)?;
     let found = written.fingerprint;
@@ -87,7 +91,11 @@ pub fn salvage(dir: &Path, new: &Path, now: u64, out: &mut dyn Write) -> Result<
     say(written.admin_key)?;
     say("jwt-secret: made anew, earlier tokens end")?;
     if losses == 0 {
-        return say("nothing was lost");
+        return say(if end_is_unsure {
+            "nothing was lost that is known to be synced; what was acknowledged behind that may be"
+        } else {
+            "nothing was lost"
+        });
     }
     say(
         "a key that was last changed in what is lost has the value before, or is missing; one that was \
@@ -109,17 +117,22 @@ fn save(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Saved, Failure> {
         Ok(Loaded::Store(store)) => {
             let log = &store.log;
             let last = log.position.sequence;
-            let last_sequence = if log.mode != Mode::Always && !log.stopped {
+            let end_is_unsure = log.mode != Mode::Always && !log.stopped;
+            let last_sequence = if end_is_unsure {
                 last.saturating_add(SKIP_SEQUENCES)
             } else {
                 last
             };
-            let source = format!("read: all that a start would read, up to sequence {last}");
+            let mut sources = vec![format!(
+                "read: all that a start would read, up to sequence {last}"
+            )];
+            sources.extend(log.torn.iter().map(|torn| torn::in_words(torn, log.mode)));
             Ok(Saved {
                 time: store.time,
                 last_sequence,
-                sources: vec![source],
+                sources,
                 losses: Vec::new(),
+                end_is_unsure,
                 state: store.state,
             })
         }
