@@ -217,6 +217,75 @@ fn row_32_a_file_in_place_of_the_data_dir_or_above_it_ends_with_78() {
     fs::remove_file(dir.path()).unwrap();
 }
 
+/// How a tool ends that must not wait for anybody; 124 if it does.
+fn tool(name: &str, dir: &DataDir) -> (i32, String) {
+    let output = Command::new("timeout")
+        .args(["20", env!("CARGO_BIN_EXE_ekokv"), name, path(dir)])
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8(said).unwrap();
+    let code = output.status.code();
+    (code.unwrap_or_else(|| panic!("{said}")), said)
+}
+
+/// Puts a pipe, which whoever opens it for reading waits on, under a name.
+fn make_pipe(at: &Path) {
+    let _ = fs::remove_file(at);
+    assert!(Command::new("mkfifo").arg(at).status().unwrap().success());
+}
+
+#[test]
+fn row_32_what_is_no_file_under_the_name_of_one_ends_with_78_at_once() {
+    let mut cases = 0;
+    for name in [
+        "CURRENT",
+        "wal/00000000000000000001.wal",
+        "wal/00000000000000000099.wal",
+    ] {
+        for make in [make_pipe, make_dir] {
+            let dir = store_with("k");
+            make(&dir.path().join(name));
+            let (code, log) = refused(path(&dir));
+            assert_eq!(code, 78, "{name}: {log}");
+            assert!(log.contains(name) && log.contains("move it away"), "{log}");
+            let (code, said) = tool("check", &dir);
+            assert_eq!(code, 78, "{name}: {said}");
+            assert!(
+                said.contains(name) && said.contains("move it away"),
+                "{said}"
+            );
+            cases += 1;
+        }
+    }
+    // Nothing needs what is called a snapshot here: the log is all there.
+    for make in [make_pipe, make_dir] {
+        let dir = store_with("k");
+        fs::create_dir_all(dir.path().join("snapshots")).unwrap();
+        make(&dir.path().join("snapshots/00000000000000000099.snap"));
+        let (code, said) = tool("check", &dir);
+        assert_eq!(code, 0, "{said}");
+        assert!(said.contains("99.snap: DAMAGED"), "{said}");
+        let process = Process::start(dir.path(), &[]);
+        assert_eq!(get(&process, "k").0, 200);
+        cases += 1;
+    }
+    // A pipe in place of the lock is nobody's.
+    let dir = store_with("k");
+    make_pipe(&dir.path().join("lock"));
+    assert_eq!(tool("dump", &dir).0, 0);
+    println!(
+        "row 32: {} names with something else than a file",
+        cases + 1
+    );
+}
+
+/// Puts a directory under a name.
+fn make_dir(at: &Path) {
+    let _ = fs::remove_file(at);
+    fs::create_dir(at).unwrap();
+}
+
 #[test]
 fn row_32_a_store_of_another_user_ends_with_78_and_stays_as_it_is() {
     let dir = store_with("k");

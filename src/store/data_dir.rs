@@ -75,6 +75,18 @@ fn warn(dir: &Path, place: FileSystem) {
     }
 }
 
+/// What to say where something else has the name of a file.
+pub(super) const NO_FILE: &str =
+    "What lies under that name is no file, and none of ekokv's making: move it away";
+
+/// Whether an error means that there is a directory, a pipe, a socket or a device in place of a file.
+pub(super) fn is_no_file(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::IsADirectory | ErrorKind::NotSeekable
+    )
+}
+
 /// Why the data dir cannot be used, `said` as a sentence and `error` its cause, in the class of who can
 /// help: whoever gives the settings and permissions, or whoever looks after the disk.
 pub(super) fn refused(dir: &Path, said: &str, error: &io::Error) -> Failure {
@@ -83,6 +95,7 @@ pub(super) fn refused(dir: &Path, said: &str, error: &io::Error) -> Failure {
         ErrorKind::NotADirectory | ErrorKind::AlreadyExists => Failure::Settings(format!(
             "{said}. {SETTING} is {dir}: that, or something above it, is no directory"
         )),
+        _ if is_no_file(error) => Failure::Settings(format!("{said}. {NO_FILE}")),
         ErrorKind::PermissionDenied => Failure::Settings(format!(
             "{said}. This process runs as the user with id {}: give the whole data dir to that user, \
              or name another one with {SETTING}",

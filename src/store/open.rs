@@ -513,11 +513,14 @@ pub(super) fn failure(path: &Path, error: Error) -> Failure {
              fits into, of {FIRST_SEGMENT_BYTES_MIN} bytes or more: make room for it and start again; \
              nothing is lost"
         )),
-        Error::Unreadable { ref source, .. } | Error::Io { ref source, .. } => data_dir::refused(
-            path,
-            &format!("the disk under {dir} failed: {error}"),
-            source,
-        ),
+        Error::Unreadable { ref source, .. } | Error::Io { ref source, .. } => {
+            let said = if data_dir::is_no_file(source) {
+                format!("the data dir {dir} cannot be used: {error}")
+            } else {
+                format!("the disk under {dir} failed: {error}")
+            };
+            data_dir::refused(path, &said, source)
+        }
         Error::Latched => Failure::Storage(format!("the disk under {dir} failed: {error}")),
     }
 }

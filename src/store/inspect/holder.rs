@@ -1,6 +1,6 @@
 //! Who has a data dir open, found out without taking it.
 
-use std::fs::{File, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::Read;
 use std::path::Path;
 
@@ -28,7 +28,12 @@ pub(super) fn refused(dir: &Path, error: Error) -> Failure {
 /// The process that has `dir` open, `None` if none has. The lock is asked for, shared and for a moment,
 /// so that a start at that very moment may find the data dir in use.
 pub(super) fn holder(dir: &Path) -> Option<String> {
-    let file = File::open(dir.join("lock")).ok()?;
+    let path = dir.join("lock");
+    // A pipe would keep whoever opens it waiting.
+    if !fs::metadata(&path).is_ok_and(|found| found.is_file()) {
+        return None;
+    }
+    let file = File::open(path).ok()?;
     match file.try_lock_shared() {
         // Given back with the file.
         Ok(()) => None,

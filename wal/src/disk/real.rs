@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::fs::{Access, Advice, AtFlags, Dir, FallocateFlags, Mode, OFlags};
+use rustix::fs::{Access, Advice, AtFlags, Dir, FallocateFlags, FileType, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::place::FileSystem;
@@ -125,6 +125,20 @@ impl RealDisk {
         let file = retry_on_intr(|| rustix::fs::openat(&self.root, name(path), flags, mode))?;
         Ok(file.into())
     }
+
+    /// Opens what is a file and nothing else. The opening of a pipe waits for somebody at its other end,
+    /// and that of a device may do anything, so neither is tried.
+    fn open_regular(&self, path: &str, flags: OFlags) -> io::Result<fs::File> {
+        let stat = rustix::fs::statat(&self.root, name(path), AtFlags::empty())?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => self.open_file(path, flags),
+            FileType::Directory => Err(Errno::ISDIR.into()),
+            _ => Err(io::Error::new(
+                io::ErrorKind::NotSeekable,
+                "it is no file but a pipe, a socket or a device",
+            )),
+        }
+    }
 }
 
 /// A path below the root as the system takes it.
@@ -170,11 +184,11 @@ impl Disk for RealDisk {
     }
 
     fn open(&self, path: &str) -> io::Result<Box<dyn File>> {
-        Ok(Box::new(RealFile(self.open_file(path, OFlags::RDONLY)?)))
+        Ok(Box::new(RealFile(self.open_regular(path, OFlags::RDONLY)?)))
     }
 
     fn open_write(&self, path: &str) -> io::Result<Box<dyn File>> {
-        Ok(Box::new(RealFile(self.open_file(path, OFlags::RDWR)?)))
+        Ok(Box::new(RealFile(self.open_regular(path, OFlags::RDWR)?)))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
