@@ -217,6 +217,19 @@ fn row_32_a_file_in_place_of_the_data_dir_or_above_it_ends_with_78() {
     fs::remove_file(dir.path()).unwrap();
 }
 
+/// The same, without a segment of number 2: the run that wrote it left nothing in it.
+fn store_with_a_gap(key: &str) -> DataDir {
+    let dir = store_with(key);
+    for _ in 0..2 {
+        let mut process = Process::start(dir.path(), &[]);
+        process.signal("TERM");
+        assert_eq!(process.wait().code(), Some(0));
+    }
+    let second = dir.path().join("wal/00000000000000000002.wal");
+    assert!(!second.exists() && dir.path().join("wal/00000000000000000003.wal").exists());
+    dir
+}
+
 /// How a tool ends that must not wait for anybody; 124 if it does.
 fn tool(name: &str, dir: &DataDir) -> (i32, String) {
     let output = Command::new("timeout")
@@ -284,6 +297,51 @@ fn row_32_what_is_no_file_under_the_name_of_one_ends_with_78_at_once() {
 fn make_dir(at: &Path) {
     let _ = fs::remove_file(at);
     fs::create_dir(at).unwrap();
+}
+
+#[test]
+fn row_32_check_refuses_what_a_start_can_neither_read_nor_remove() {
+    let mut cases = 0;
+    for make in [make_pipe, make_dir] {
+        let dir = store_with("k");
+        make(&dir.path().join("jwt-secret"));
+        let (code, log) = refused(path(&dir));
+        assert_eq!(code, 78, "{log}");
+        let (check, said) = tool("check", &dir);
+        assert_eq!(check, 78, "{said}");
+        for text in [log, said] {
+            assert!(text.contains("cannot read jwt-secret"), "{text}");
+            assert!(text.contains("move it away"), "{text}");
+        }
+        cases += 1;
+    }
+    // What a start removes: a pipe it does, a directory it cannot.
+    for name in [
+        "wal/next.tmp",
+        "CURRENT.tmp",
+        "CURRENT.renewed.tmp",
+        "wal/00000000000000000002.wal",
+    ] {
+        let dir = store_with_a_gap("k");
+        make_dir(&dir.path().join(name));
+        let (code, said) = tool("check", &dir);
+        let (start, log) = refused(path(&dir));
+        assert_eq!(start, 78, "{name}: {log}");
+        assert!(log.contains(name) && log.contains("move it away"), "{log}");
+        assert_eq!(code, 78, "{name}: {said}");
+        assert!(said.contains(&format!("{name}: IN THE WAY")), "{said}");
+        assert!(!said.contains(&format!("{name}: unfinished")), "{said}");
+        assert!(said.contains("move it away"), "{said}");
+
+        let dir = store_with_a_gap("k");
+        make_pipe(&dir.path().join(name));
+        let (code, said) = tool("check", &dir);
+        assert_eq!(code, 0, "{name}: {said}");
+        let process = Process::start(dir.path(), &[]);
+        assert_eq!(get(&process, "k").0, 200);
+        cases += 2;
+    }
+    println!("row 32: {cases} obstacles");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::io;
 
 use ekokv_wal::{Disk, publish};
 
+use super::data_dir::{NO_FILE, is_no_file};
 use super::options::Failure;
 
 /// The secret under which tokens are signed.
@@ -14,7 +15,7 @@ pub(super) const JWT_SECRET: &str = "jwt-secret";
 pub(super) const ADMIN_KEY: &str = "admin-key";
 
 /// A signing secret of fewer bytes can be guessed; RFC 7518 section 3.2 asks for 32 with HS256.
-pub(super) const JWT_SECRET_BYTES_MIN: usize = 32;
+const JWT_SECRET_BYTES_MIN: usize = 32;
 const SECRET_FILE_BYTES_MAX: u64 = 4096;
 
 /// `N` bytes from the operating system.
@@ -43,16 +44,23 @@ pub(super) fn new_jwt_secret(disk: &dyn Disk) -> Result<Vec<u8>, ekokv_wal::Erro
 
 /// The signing secret; makes a new one if there is none: tokens end, data stays.
 pub(super) fn jwt_secret(disk: &dyn Disk) -> Result<Vec<u8>, Failure> {
-    match read(disk, JWT_SECRET)? {
-        Some(secret) if secret.len() >= JWT_SECRET_BYTES_MIN => Ok(secret),
-        Some(_) => Err(Failure::Settings(format!(
-            "{JWT_SECRET} is shorter than {JWT_SECRET_BYTES_MIN} bytes: remove the file to have a \
-             new secret made; clients then fetch new tokens"
-        ))),
+    match kept_jwt_secret(disk)? {
+        Some(secret) => Ok(secret),
         None => {
             tracing::warn!("{JWT_SECRET} is missing; a new one is made, and earlier tokens end");
             new_jwt_secret(disk).map_err(|error| Failure::Storage(error.to_string()))
         }
+    }
+}
+
+/// The signing secret, `None` if there is none.
+pub(super) fn kept_jwt_secret(disk: &dyn Disk) -> Result<Option<Vec<u8>>, Failure> {
+    match read(disk, JWT_SECRET)? {
+        Some(secret) if secret.len() < JWT_SECRET_BYTES_MIN => Err(Failure::Settings(format!(
+            "{JWT_SECRET} is shorter than {JWT_SECRET_BYTES_MIN} bytes: remove the file to have a \
+             new secret made; clients then fetch new tokens"
+        ))),
+        kept => Ok(kept),
     }
 }
 
@@ -72,7 +80,14 @@ pub(super) fn remove_unfinished(disk: &dyn Disk) {
 
 /// A small file's content, `None` if there is none.
 fn read(disk: &dyn Disk, path: &str) -> Result<Option<Vec<u8>>, Failure> {
-    let failed = |error: io::Error| Failure::Storage(format!("cannot read {path}: {error}"));
+    let failed = |error: io::Error| {
+        let said = format!("cannot read {path}: {error}");
+        if is_no_file(&error) {
+            Failure::Settings(format!("{said}. {NO_FILE}"))
+        } else {
+            Failure::Storage(said)
+        }
+    };
     let file = match disk.open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -124,5 +124,5 @@ pub use recover::{
     segment_numbers,
 };
 pub use scan::{Repair, Torn, scan_segment};
-pub use spare::Spares;
+pub use spare::{Spares, UNFINISHED};
 pub use survey::{Seen, Survey, segment_header, survey};

@@ -23,6 +23,9 @@ const HURRIED_BYTES: usize = 4 << 20;
 /// Path of the spare.
 pub(crate) const SPARE_PATH: &str = "wal/next.tmp";
 
+/// Files that an earlier run may have left, and that a start removes: without that it makes none of its own.
+pub const UNFINISHED: [&str; 3] = [SPARE_PATH, current::TMP_NAME, current::RENEWED_TMP_NAME];
+
 /// A file of zeros, and the file that will become its `CURRENT`.
 pub(crate) struct Spare {
     pub(crate) file: Box<dyn File>,
@@ -236,7 +239,7 @@ impl Spares {
     }
 
     pub(crate) fn remove_unfinished(&self) -> Result<(), Error> {
-        for path in [SPARE_PATH, current::TMP_NAME, current::RENEWED_TMP_NAME] {
+        for path in UNFINISHED {
             match self.disk.remove(path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     return Err(Error::io("remove", path)(error));

@@ -1,12 +1,12 @@
 //! `ekokv check DIR`: a verdict on each file, what a start would read, and whether it would start.
 
 use std::fmt::Write as _;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use ekokv_wal::{Damage, Disk, Mode, Predecessor, Survey, survey};
+use ekokv_wal::{Damage, Disk, Error, Mode, Predecessor, Survey, UNFINISHED, survey};
 
 use super::files::{Files, Link, SegmentFile, is_repetition};
 use super::holder::holder;
@@ -16,7 +16,7 @@ use crate::state::Fingerprint;
 use crate::store::open::failure;
 use crate::store::options::Failure;
 use crate::store::recovery::{self, Loaded, LoadedStore};
-use crate::store::secrets::{ADMIN_KEY, JWT_SECRET, JWT_SECRET_BYTES_MIN};
+use crate::store::secrets::{self, ADMIN_KEY, JWT_SECRET};
 use crate::store::snapshot::{Footer, Header, verify};
 
 /// While a process has the data dir open, files change and go under the hands of whoever reads them:
@@ -65,14 +65,16 @@ fn look(
     report.current(&files);
     let newest = report.snapshots(disk, &files);
     report.segments(disk.as_ref(), &files, newest.as_ref());
-    let secrets = report.secrets(dir);
-    report.others(disk.as_ref());
+    let secrets = report.secrets(disk.as_ref(), dir);
+    let in_the_way = report.in_the_way(dir, &files, newest.as_ref());
+    report.others(disk.as_ref(), &in_the_way);
     let read = recovery::read(disk.as_ref(), u64::MAX);
     let verdict = match read {
         Ok(Loaded::Store(store)) => {
             report.totals(&store);
             report.repairs(&store);
-            secrets
+            let first = in_the_way.first();
+            secrets.and(first.map_or(Ok(()), |path| Err(not_removed(dir, path))))
         }
         Ok(Loaded::Nothing) => Err(no_store(dir)),
         Err(error) => Err(failure(dir, error)),
@@ -269,43 +271,62 @@ impl Report {
         }
     }
 
-    /// The secrets: that they are there, and who may read them.
-    fn secrets(&mut self, dir: &Path) -> Result<(), Failure> {
-        let mut verdict = Ok(());
-        for name in [JWT_SECRET, ADMIN_KEY] {
-            match std::fs::metadata(dir.join(name)) {
-                Ok(found) => {
-                    let mode = found.permissions().mode() & 0o7777;
-                    let open = if mode & 0o077 == 0 {
-                        ""
-                    } else {
-                        ": others than its owner may use it, make it 0600"
-                    };
-                    self.line(format_args!("{name}: there, mode {mode:04o}{open}"));
-                    if name == JWT_SECRET && found.len() < JWT_SECRET_BYTES_MIN as u64 {
-                        self.bad_files += 1;
-                        verdict = Err(Failure::Settings(format!(
-                            "{JWT_SECRET} is shorter than {JWT_SECRET_BYTES_MIN} bytes: remove the \
-                             file to have a new secret made"
-                        )));
-                    }
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                    let then = if name == JWT_SECRET {
-                        ": a start makes a new one, and tokens end"
-                    } else {
-                        ""
-                    };
-                    self.line(format_args!("{name}: not there{then}"));
-                }
-                Err(error) => self.line(format_args!("{name}: UNREADABLE: {error}")),
-            }
+    /// The secrets: that they are there, that they can be read, and who else may. What a start says of the
+    /// one that it needs.
+    fn secrets(&mut self, disk: &dyn Disk, dir: &Path) -> Result<(), Failure> {
+        let jwt_secret = secrets::kept_jwt_secret(disk).map(|kept| kept.is_some());
+        let admin_key = secrets::kept_admin_key(disk).map(|kept| kept.is_some());
+        let missing = "not there: a start makes a new one, and tokens end";
+        self.secret(dir, JWT_SECRET, &jwt_secret, missing);
+        self.secret(dir, ADMIN_KEY, &admin_key, "not there");
+        jwt_secret.map(drop)
+    }
+
+    fn secret(&mut self, dir: &Path, name: &str, kept: &Result<bool, Failure>, missing: &str) {
+        if let Ok(false) = kept {
+            return self.line(format_args!("{name}: {missing}"));
         }
-        verdict
+        if let Ok(found) = std::fs::metadata(dir.join(name))
+            && found.is_file()
+        {
+            let mode = found.permissions().mode() & 0o7777;
+            let open = if mode & 0o077 == 0 {
+                ""
+            } else {
+                ": others than its owner may use it, make it 0600"
+            };
+            self.line(format_args!("{name}: there, mode {mode:04o}{open}"));
+        }
+        if let Err(error) = kept {
+            self.bad_files += 1;
+            self.line(format_args!("  UNUSABLE: {error}"));
+        }
+    }
+
+    /// Directories under the names of files that a start removes: they stay, and the start ends.
+    fn in_the_way(&mut self, dir: &Path, files: &Files, newest: Option<&Newest>) -> Vec<String> {
+        let is_dir = |path: &String| {
+            std::fs::symlink_metadata(dir.join(path)).is_ok_and(|found| found.is_dir())
+        };
+        let covered = newest.map_or(0, |(_, end)| end.number);
+        let chain = files.chain(false);
+        let removed = files.segments.iter().filter(|file| {
+            file.named > covered && !chain.iter().any(|link| link.file == Some(file.named))
+        });
+        let unfinished = UNFINISHED.iter().map(|path| (*path).to_owned());
+        let all = unfinished.chain(removed.map(SegmentFile::path));
+        let found: Vec<String> = all.filter(is_dir).collect();
+        for path in &found {
+            self.bad_files += 1;
+            self.line(format_args!(
+                "{path}: IN THE WAY: it is a directory, and a start removes a file there"
+            ));
+        }
+        found
     }
 
     /// Files that no start reads.
-    fn others(&mut self, disk: &dyn Disk) {
+    fn others(&mut self, disk: &dyn Disk, in_the_way: &[String]) {
         for dir in ["", "wal", "snapshots"] {
             for name in disk.list(dir).unwrap_or_default() {
                 let path = if dir.is_empty() {
@@ -313,6 +334,9 @@ impl Report {
                 } else {
                     format!("{dir}/{name}")
                 };
+                if in_the_way.contains(&path) {
+                    continue;
+                }
                 if path.ends_with(".tmp") {
                     self.line(format_args!("{path}: unfinished or spare, never read"));
                 } else if path.ends_with(".broken") {
@@ -386,6 +410,14 @@ impl Report {
             Err(_) => self.line(format_args!("verdict: a start is refused (78)")),
         }
     }
+}
+
+/// What a start says that cannot remove what it has to.
+fn not_removed(dir: &Path, path: &str) -> Failure {
+    failure(
+        dir,
+        Error::io("remove", path)(ErrorKind::IsADirectory.into()),
+    )
 }
 
 fn of_survey(found: &Survey) -> String {
