@@ -217,8 +217,18 @@ fn check_ends_as_a_start_would_and_says_where_the_damage_is() {
     // Nothing there.
     let empty = DataDir::new();
     fs::create_dir_all(empty.path()).unwrap();
-    for tool in ["check", "dump"] {
-        assert_eq!(ekokv(&[tool, path(&empty)]).code, 78, "{tool}");
+    let new = DataDir::new();
+    for arguments in [
+        &["check", path(&empty)][..],
+        &["dump", path(&empty)],
+        &["wal", path(&empty)],
+        &["salvage", path(&empty), path(&new)],
+    ] {
+        let ran = ekokv(arguments);
+        assert_eq!(ran.code, 78, "{ran:?}");
+        assert!(ran.out.is_empty(), "{ran:?}");
+        let said = format!("{} holds no store", path(&empty));
+        assert!(ran.log.contains(&said), "{ran:?}");
     }
     assert_eq!(files(empty.path()).len(), 0);
 }

@@ -3,11 +3,11 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use ekokv_wal::{Batch, Disk, Error, Flags, Found, Predecessor};
+use ekokv_wal::{Batch, Disk, Error, Flags, Found, Predecessor, Recovered};
 
 use super::files::Files;
 use super::holder::refused;
-use super::place::{open, unwritten};
+use super::place::{no_store, open, unwritten};
 use super::torn;
 use crate::state::ttl::format_rfc3339;
 use crate::state::{Form, Mutation};
@@ -20,7 +20,8 @@ use crate::store::options::Failure;
 ///
 /// # Errors
 /// [`Failure::Damaged`] and [`Failure::Storage`] as a start would give them, after what is readable;
-/// [`Failure::Storage`] if `out` takes no more.
+/// [`Failure::Settings`] if there is no store, or a first start that did not end; [`Failure::Storage`] if
+/// `out` takes no more.
 pub fn print(dir: &Path, out: &mut dyn Write) -> Result<(), Failure> {
     let disk = open(dir)?;
     let from = beginning(&disk).map_err(|error| refused(dir, error))?;
@@ -50,7 +51,10 @@ pub fn print(dir: &Path, out: &mut dyn Write) -> Result<(), Failure> {
         return Err(unwritten(&error));
     }
     let found = found.map_err(|error| refused(dir, error))?;
-    print_end(out, dir, &found).map_err(|error| unwritten(&error))
+    match found {
+        Found::Nothing | Found::Creating => Err(no_store(dir)),
+        Found::Log(recovered) => print_end(out, &recovered).map_err(|error| unwritten(&error)),
+    }
 }
 
 /// Where the log can be read from: the end of the newest segment that is gone, if a snapshot has what
@@ -161,18 +165,7 @@ fn print_batch(
     Ok(())
 }
 
-fn print_end(out: &mut dyn Write, dir: &Path, found: &Found) -> io::Result<()> {
-    let recovered = match found {
-        Found::Nothing => return writeln!(out, "{} holds no store", dir.display()),
-        Found::Creating => {
-            return writeln!(
-                out,
-                "{}: a first start did not end; there is no data",
-                dir.display()
-            );
-        }
-        Found::Log(recovered) => recovered,
-    };
+fn print_end(out: &mut dyn Write, recovered: &Recovered) -> io::Result<()> {
     for repair in &recovered.repairs {
         writeln!(
             out,
