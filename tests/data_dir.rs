@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use common::process::Process;
 use common::server::DataDir;
+use common::tool::ekokv;
 use common::{ADMIN_KEY, Client};
 
 /// How long a server may go on before the test fails.
@@ -104,6 +105,19 @@ fn store_with(key: &str) -> DataDir {
     assert_eq!(stored, Some(200));
     process.signal("TERM");
     assert_eq!(process.wait().code(), Some(0));
+    dir
+}
+
+/// The same, without a segment of number 2: the run that wrote it left nothing in it.
+fn store_with_a_gap(key: &str) -> DataDir {
+    let dir = store_with(key);
+    for _ in 0..2 {
+        let mut process = Process::start(dir.path(), &[]);
+        process.signal("TERM");
+        assert_eq!(process.wait().code(), Some(0));
+    }
+    let second = dir.path().join("wal/00000000000000000002.wal");
+    assert!(!second.exists() && dir.path().join("wal/00000000000000000003.wal").exists());
     dir
 }
 
@@ -215,19 +229,6 @@ fn row_32_a_file_in_place_of_the_data_dir_or_above_it_ends_with_78() {
     }
     assert_eq!(fs::read(dir.path()).unwrap(), b"a file");
     fs::remove_file(dir.path()).unwrap();
-}
-
-/// The same, without a segment of number 2: the run that wrote it left nothing in it.
-fn store_with_a_gap(key: &str) -> DataDir {
-    let dir = store_with(key);
-    for _ in 0..2 {
-        let mut process = Process::start(dir.path(), &[]);
-        process.signal("TERM");
-        assert_eq!(process.wait().code(), Some(0));
-    }
-    let second = dir.path().join("wal/00000000000000000002.wal");
-    assert!(!second.exists() && dir.path().join("wal/00000000000000000003.wal").exists());
-    dir
 }
 
 /// How a tool ends that must not wait for anybody; 124 if it does.
@@ -342,6 +343,40 @@ fn row_32_check_refuses_what_a_start_can_neither_read_nor_remove() {
         cases += 2;
     }
     println!("row 32: {cases} obstacles");
+}
+
+#[test]
+fn row_32_a_link_that_leads_nowhere_ends_with_78_and_nothing_is_made() {
+    let place = DataDir::new();
+    fs::create_dir(place.path()).unwrap();
+    let link = place.path().join("link");
+    let target = place.path().join("not-there");
+    std::os::unix::fs::symlink(&target, &link).unwrap();
+    let link = link.to_str().unwrap();
+    let below = format!("{link}/data");
+    let says_so = |code: i32, log: &str| {
+        assert_eq!(code, 78, "{log}");
+        let said = format!("{link} is a link to a place that is not there");
+        assert!(log.contains(&said), "{log}");
+    };
+    for data_dir in [link, &below] {
+        let (code, log) = refused(data_dir);
+        says_so(code, &log);
+        for tool in ["check", "dump", "wal"] {
+            let ran = ekokv(&[tool, data_dir]);
+            says_so(ran.code, &ran.log);
+        }
+    }
+    // Nor is it a place for what is saved.
+    let store = store_with("k");
+    let ran = ekokv(&["salvage", path(&store), link]);
+    says_so(ran.code, &ran.log);
+    assert!(!target.exists());
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
+    // Once the place is there it serves.
+    fs::create_dir(&target).unwrap();
+    drop(Process::start(Path::new(link), &[]));
+    assert!(target.join("CURRENT").exists());
 }
 
 #[test]

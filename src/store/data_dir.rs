@@ -87,9 +87,25 @@ pub(super) fn is_no_file(error: &io::Error) -> bool {
     )
 }
 
+/// The link on the way to `dir`, if one leads nowhere. A place is never made through a link: what it led to
+/// may be a disk that is not mounted.
+fn dangling_link(dir: &Path) -> Option<&Path> {
+    dir.ancestors()
+        .find(|place| place.is_symlink() && !place.exists())
+}
+
 /// Why the data dir cannot be used, `said` as a sentence and `error` its cause, in the class of who can
 /// help: whoever gives the settings and permissions, or whoever looks after the disk.
 pub(super) fn refused(dir: &Path, said: &str, error: &io::Error) -> Failure {
+    if error.kind() == ErrorKind::NotFound
+        && let Some(link) = dangling_link(dir)
+    {
+        return Failure::Settings(format!(
+            "{said}. {} is a link to a place that is not there: make that place, or name another data \
+             dir with {SETTING}",
+            link.display()
+        ));
+    }
     let dir = dir.display();
     match error.kind() {
         ErrorKind::NotADirectory | ErrorKind::AlreadyExists => Failure::Settings(format!(

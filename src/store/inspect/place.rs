@@ -6,6 +6,7 @@ use std::path::Path;
 
 use ekokv_wal::RealDisk;
 
+use crate::store::data_dir;
 use crate::store::options::Failure;
 
 /// Opens a data dir for reading.
@@ -13,7 +14,12 @@ pub(super) fn open(dir: &Path) -> Result<RealDisk, Failure> {
     RealDisk::open(dir).map_err(|error| {
         let said = format!("cannot open {}: {error}", dir.display());
         match error.kind() {
-            ErrorKind::NotFound | ErrorKind::NotADirectory => Failure::Settings(said),
+            ErrorKind::NotFound | ErrorKind::NotADirectory => {
+                match data_dir::refused(dir, &said, &error) {
+                    Failure::Storage(said) => Failure::Settings(said),
+                    other => other,
+                }
+            }
             _ => Failure::Storage(said),
         }
     })
