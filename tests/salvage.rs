@@ -333,6 +333,43 @@ fn a_whole_segment_in_the_place_of_another_is_none_of_it() {
 }
 
 #[test]
+fn a_segment_of_another_run_above_the_newest_one_costs_nothing_of_this_run() {
+    let base = Subject::new();
+    let run = |key: &str| {
+        let mut process = Process::start(base.dir.path(), &[]);
+        Session::new(&process).set(key, "1");
+        process.signal("TERM");
+        assert_eq!(process.wait().code(), Some(0));
+    };
+    run("d:other");
+    run("d:later");
+    let other = files(base.dir.path());
+    put_back(base.dir.path(), &base.whole);
+    run("d:mine");
+    let subject = Subject {
+        whole: files(base.dir.path()),
+        dump: dump(&base.dir),
+        ..base
+    };
+    let above = names(&other, ".wal").pop().unwrap();
+    assert!(above > subject.newest_segment());
+    let saved = subject.salvage(true, |files| {
+        files.insert(above.clone(), other[&above].clone());
+    });
+    assert!(saved.dump == subject.dump, "{}", saved.ran.out);
+    assert_eq!(losses(&saved.ran.out).len(), 1, "{}", saved.ran.out);
+    let line = format!("lost: {above}: it holds batches of its own");
+    assert!(saved.ran.out.contains(&line), "{}", saved.ran.out);
+
+    // With a `CURRENT` of an earlier time what is above it counts.
+    let saved = subject.salvage(true, |files| {
+        files.insert("CURRENT".to_owned(), base.whole["CURRENT"].clone());
+    });
+    assert!(saved.dump == subject.dump, "{}", saved.ran.out);
+    assert!(losses(&saved.ran.out).is_empty(), "{}", saved.ran.out);
+}
+
+#[test]
 fn a_current_of_another_time_does_not_hide_that_the_end_is_gone() {
     let base = Subject::new();
     let mut process = Process::start(base.dir.path(), &[]);

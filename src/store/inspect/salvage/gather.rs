@@ -39,7 +39,7 @@ pub(super) fn gather(disk: &dyn Disk, files: &Files) -> Saved {
         .max()
         .unwrap_or(0);
 
-    let links = usable_links(disk, files);
+    let (links, apart) = usable_links(disk, files);
     let mut tally = Tally {
         at: from.1,
         known_sequence,
@@ -94,6 +94,7 @@ pub(super) fn gather(disk: &dyn Disk, files: &Files) -> Saved {
              is lost too ({error})"
         ));
     }
+    tally.losses.extend(apart);
     tally.losses.append(&mut replay.losses);
 
     let mut sources = snapshots.sources;
@@ -235,8 +236,9 @@ impl Found {
     }
 }
 
-/// Looks at the segments of the chain, oldest first.
-fn usable_links(disk: &dyn Disk, files: &Files) -> Vec<Found> {
+/// Looks at the segments of the chain, oldest first. Then what is not in it, though it has batches of its
+/// own, as a loss.
+fn usable_links(disk: &dyn Disk, files: &Files) -> (Vec<Found>, Option<String>) {
     let current = match &files.current {
         Ok(Some(current)) => current.segment,
         _ => u64::MAX,
@@ -248,7 +250,8 @@ fn usable_links(disk: &dyn Disk, files: &Files) -> Vec<Found> {
     });
     let mut below = u64::MAX;
     let mut found: Vec<Found> = Vec::new();
-    for link in files.chain(beyond_current).into_iter().rev() {
+    let (chain, apart) = chain_of(files, beyond_current);
+    for link in chain.into_iter().rev() {
         let survey = look_at(disk, files, &link);
         // Where a segment ends that nobody names is told by where the next one begins.
         let limit = match link.end {
@@ -266,7 +269,43 @@ fn usable_links(disk: &dyn Disk, files: &Files) -> Vec<Found> {
         });
     }
     found.reverse();
-    found
+    (found, apart)
+}
+
+/// The chain from the newest segment that counts: the highest one if it holds batches of its own, unless it
+/// is of another run than the one that `CURRENT` names. Of two runs that went on from one place only one
+/// can be saved.
+fn chain_of(files: &Files, beyond_current: bool) -> (Vec<Link>, Option<String>) {
+    let named = files.chain(false);
+    if !beyond_current {
+        return (named, None);
+    }
+    let beyond = files.chain(true);
+    let current = named.last();
+    let (Some(current), Some(highest)) = (current, beyond.last()) else {
+        return (beyond, None);
+    };
+    let Some(header) = files.header_of(current) else {
+        return (beyond, None);
+    };
+    let follows = beyond.iter().any(|link| {
+        let is_current = link.number == current.number && link.file == current.file;
+        // One that repeats what little the other held, which then no longer counts.
+        let replaces = link.number > current.number
+            && files
+                .header_of(link)
+                .is_some_and(|found| found.predecessor == header.predecessor);
+        is_current || replaces
+    });
+    if follows {
+        return (beyond, None);
+    }
+    let path = segment_path(highest.file.unwrap_or(highest.number));
+    let apart = format!(
+        "{path}: it holds batches of its own and does not follow the segment that CURRENT names: one of \
+         them was put back from another time, and what is in it is not saved"
+    );
+    (named, Some(apart))
 }
 
 /// What is in the file of a link, or why nothing is. Whatever else lies under its name is none of the
