@@ -492,7 +492,10 @@ fn locked(dir: &Path, error: &io::Error) -> Failure {
             dir.display()
         ));
     }
-    let said = format!("cannot lock the data dir {}: {error}", dir.display());
+    let said = format!(
+        "cannot lock the data dir {} by its file lock: {error}",
+        dir.display()
+    );
     data_dir::refused(dir, &said, error)
 }
 

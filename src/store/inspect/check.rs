@@ -19,6 +19,9 @@ use crate::store::recovery::{self, Loaded, LoadedStore};
 use crate::store::secrets::{self, ADMIN_KEY, JWT_SECRET};
 use crate::store::snapshot::{Footer, Header, verify};
 
+/// The file that a start locks.
+const LOCK: &str = "lock";
+
 /// While a process has the data dir open, files change and go under the hands of whoever reads them:
 /// damage is believed when it was met so many times.
 const LOOKS_MAX: usize = 3;
@@ -65,6 +68,7 @@ fn look(
     report.current(&files);
     let newest = report.snapshots(disk, &files);
     report.segments(disk.as_ref(), &files, newest.as_ref());
+    let lock = report.lock(dir);
     let secrets = report.secrets(disk.as_ref(), dir);
     let in_the_way = report.in_the_way(dir, &files, newest.as_ref());
     report.others(disk.as_ref(), &in_the_way);
@@ -74,7 +78,8 @@ fn look(
             report.totals(&store);
             report.repairs(&store);
             let first = in_the_way.first();
-            secrets.and(first.map_or(Ok(()), |path| Err(not_removed(dir, path))))
+            lock.and(secrets)
+                .and(first.map_or(Ok(()), |path| Err(not_removed(dir, path))))
         }
         Ok(Loaded::Nothing) => Err(no_store(dir)),
         Err(error) => Err(failure(dir, error)),
@@ -269,6 +274,17 @@ impl Report {
         if let (Some(torn), Some(header)) = (&found.torn, &found.header) {
             self.line(format_args!("  {}", torn::in_words(torn, header.mode)));
         }
+    }
+
+    /// The lock: that a start can take it. Who has it is said elsewhere.
+    fn lock(&mut self, dir: &Path) -> Result<(), Failure> {
+        if std::fs::metadata(dir.join(LOCK)).is_ok_and(|found| !found.is_file()) {
+            self.bad_files += 1;
+            self.line(format_args!("{LOCK}: IN THE WAY: it is no file"));
+            let error = ErrorKind::IsADirectory.into();
+            return Err(failure(dir, Error::io("lock", LOCK)(error)));
+        }
+        Ok(())
     }
 
     /// The secrets: that they are there, that they can be read, and who else may. What a start says of the
