@@ -316,21 +316,23 @@ fn row_32_check_refuses_what_a_start_can_neither_read_nor_remove() {
         }
         cases += 1;
     }
-    let dir = store_with("k");
-    make_dir(&dir.path().join("lock"));
-    let (code, log) = refused(path(&dir));
-    assert_eq!(code, 78, "{log}");
-    assert!(
-        log.contains("by its file lock: ") && log.contains("move it away"),
-        "{log}"
-    );
-    let (code, said) = tool("check", &dir);
-    assert_eq!(code, 78, "{said}");
-    assert!(
-        said.contains("lock: IN THE WAY") && said.contains("move it away"),
-        "{said}"
-    );
-    cases += 1;
+    for make in [make_pipe, make_dir] {
+        let dir = store_with("k");
+        make(&dir.path().join("lock"));
+        let (code, log) = refused(path(&dir));
+        assert_eq!(code, 78, "{log}");
+        assert!(
+            log.contains("by its file lock: ") && log.contains("move it away"),
+            "{log}"
+        );
+        let (code, said) = tool("check", &dir);
+        assert_eq!(code, 78, "{said}");
+        assert!(
+            said.contains("lock: IN THE WAY") && said.contains("move it away"),
+            "{said}"
+        );
+        cases += 1;
+    }
     // What a start removes: a pipe it does, a directory it cannot.
     for name in [
         "wal/next.tmp",

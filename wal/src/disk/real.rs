@@ -253,8 +253,13 @@ impl Disk for RealDisk {
         let directory = self.open_file("", OFlags::RDONLY | OFlags::DIRECTORY)?;
         let has_directory = !matches!(try_lock(&directory), Err(fs::TryLockError::WouldBlock));
         // Not emptied before it is ours: it names the holder.
-        let flags = OFlags::RDWR | OFlags::CREATE;
-        let mut file = match self.open_file(path, flags) {
+        let opened = match self.open_regular(path, OFlags::RDWR) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.open_file(path, OFlags::RDWR | OFlags::CREATE)
+            }
+            opened => opened,
+        };
+        let mut file = match opened {
             Err(_) if !has_directory => return Err(io::ErrorKind::WouldBlock.into()),
             opened => opened?,
         };
