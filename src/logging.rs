@@ -2,7 +2,7 @@
 //!
 //! Whoever reads the log may stop reading: a paused terminal, a collector that hangs behind a pipe. A thread
 //! that writes there then waits for as long as that lasts, and no request must do so. Lines are queued instead,
-//! up to [`QUEUED_BYTES_MAX`]; further ones are lost, and how many is said when lines go out again.
+//! up to 4 MiB; further ones are lost, and how many is said when lines go out again.
 
 use std::io::{self, IsTerminal, Write};
 use std::mem;
