@@ -397,7 +397,8 @@ impl Log {
     /// Writes `CURRENT` anew, for the one on disk is damaged. It names the present segment as before.
     ///
     /// # Errors
-    /// As [`Log::append`]; but what fails before the new file has its name changes nothing and does not latch.
+    /// As [`Log::append`]; but a disk that is full when the new file is made leaves nothing in doubt, for it has no
+    /// name yet, and does not latch.
     pub fn renew_current(&mut self) -> Result<(), Error> {
         self.check_latch()?;
         // Not by way of the name that waits beside the spare for the next rotation.
@@ -408,12 +409,14 @@ impl Log {
                 .map_err(Error::io("write", tmp))?;
             file.sync().map_err(Error::io("sync", tmp))
         };
-        if let Err(error) = write() {
+        let written = write();
+        if written.as_ref().is_err_and(Error::is_for_room) {
             // The next attempt makes it anew.
             let _ = self.disk.remove(tmp);
-            return Err(error);
+            return written;
         }
         self.latching(|log| {
+            written?;
             log.disk
                 .rename(tmp, current::NAME)
                 .map_err(Error::io("rename", current::NAME))?;

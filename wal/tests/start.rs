@@ -103,8 +103,8 @@ fn current_that_cannot_be_written_anew_for_want_of_room_leaves_the_log_open() {
     log.renew_current().unwrap();
     assert_eq!(read_all(&disk).unwrap().1.records.len(), 3);
 
-    // From the moment on when it takes its name, what is there is in doubt.
-    disk.inject(|call, _, _| (call == "rename").then_some(ErrorKind::Other));
+    // All else ends the log: what a failed sync has done is unknown, and so is a name.
+    disk.inject(|call, _, _| (call == "sync").then_some(ErrorKind::Other));
     assert!(log.renew_current().is_err());
     assert!(log.is_latched());
 }
