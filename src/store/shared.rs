@@ -13,6 +13,7 @@ use super::logged::Logged;
 use super::mailbox::Mailbox;
 use super::options::{Failure, Health};
 use super::space::Space;
+use crate::logging;
 use crate::state::Keyring;
 
 pub(super) struct Shared {
@@ -138,6 +139,7 @@ impl Drop for AbortOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
             tracing::error!("a thread of the store panicked; the process ends");
+            logging::flush();
             std::process::abort();
         }
     }
