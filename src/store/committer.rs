@@ -230,20 +230,21 @@ impl Committer {
         self.shared.space.await_segment(false);
         let end = self.log.rotate_now(self.time)?;
         let rotated = self.log.segment().number != segment;
-        if ticket.renew
-            && !rotated
-            && let Err(error) = self.log.renew_current()
-        {
-            if self.log.is_latched() {
-                return Err(error);
+        if ticket.renew && !rotated {
+            match self.log.renew_current() {
+                Ok(()) => self.renewal_failed = None,
+                Err(error) if self.log.is_latched() => return Err(error),
+                Err(error) => {
+                    // Nothing is in doubt: the file has no name yet. It is asked for again within milliseconds.
+                    let reason = error.to_string();
+                    if self.renewal_failed.as_ref() != Some(&reason) {
+                        tracing::warn!(%error, "CURRENT cannot be written anew");
+                        self.renewal_failed = Some(reason);
+                    }
+                    let _ = ticket.reply.send(Err(NotNow));
+                    return Ok(());
+                }
             }
-            // Nothing is in doubt: the file has no name yet. It is asked for again within milliseconds.
-            if self.renewal_failed != Some(error.to_string()) {
-                tracing::warn!(%error, "CURRENT cannot be written anew");
-                self.renewal_failed = Some(error.to_string());
-            }
-            let _ = ticket.reply.send(Err(NotNow));
-            return Ok(());
         }
         let logged = self.shared.logged.take();
         let ended = Amounts {

@@ -173,6 +173,11 @@ pub fn current(disk: &dyn Disk, others: &[&str]) -> Result<Option<(Current, bool
     if decoded.0.state == CurrentState::Creating
         && let Some(file) = put_beside_a_beginning(disk)?
     {
+        // A tool may look on while a server goes on.
+        let again = read_file(disk, current::NAME, CURRENT_BYTES as u64)?;
+        if again.is_some_and(|again| again != bytes) {
+            return current(disk, others);
+        }
         let reason = format!(
             "it says that a first start did not end, and such a start leaves nothing like {file}: \
              what would be begun anew holds part of a store"

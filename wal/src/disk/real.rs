@@ -265,7 +265,13 @@ impl Disk for RealDisk {
         };
         match try_lock(&file) {
             Ok(()) if has_directory => {}
-            Ok(()) | Err(fs::TryLockError::WouldBlock) => {
+            Ok(()) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::WouldBlock,
+                    "a process that has locked the directory itself",
+                ));
+            }
+            Err(fs::TryLockError::WouldBlock) => {
                 let mut holder = String::new();
                 // The text is for a message only; without it the message is shorter.
                 let _ = (&file).take(200).read_to_string(&mut holder);
