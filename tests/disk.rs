@@ -235,6 +235,25 @@ fn row_34_a_sync_that_fails_once_is_never_tried_again() {
 }
 
 #[test]
+fn row_36_a_start_without_any_room_says_so_and_the_next_one_has_all() {
+    let disk = SimDisk::new();
+    let opened = open(&disk, Durability::Always);
+    let promised = call(&opened.store, set("k", 1)).unwrap();
+    stop(opened);
+    disk.set_capacity(Some(0));
+    let refused = Store::open_on(options(Durability::Always), Arc::new(disk.clone()));
+    let failure = refused.map(|_| ()).unwrap_err();
+    assert!(
+        matches!(&failure, Failure::Storage(text) if text.contains("is full: fill wal/next.tmp")),
+        "{failure}"
+    );
+    disk.set_capacity(None);
+    let opened = open(&disk, Durability::Always);
+    assert_eq!(versions(&opened.store)["k"], promised);
+    stop(opened);
+}
+
+#[test]
 fn row_41_no_space_for_a_spare_refuses_writes_and_serving_resumes_by_itself() {
     let disk = SimDisk::new();
     let opened = open(&disk, Durability::Always);

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 pub(crate) const FILE_BYTES: u64 = 256 << 20;
 /// The zeros are written in pieces of this.
 const FILL_BYTES: usize = 1 << 20;
-/// Groups are written in whole blocks, and a longer one in its own time.
+/// Groups are written in whole blocks, as the log writes its batches.
 const BLOCK_BYTES: usize = 4096;
 /// Beside each body: a key of 16 bytes, and 24 to tell what and when.
 const OVERHEAD_BYTES: usize = 40;

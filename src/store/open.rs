@@ -512,9 +512,7 @@ pub(super) fn failure(path: &Path, error: Error) -> Failure {
         )),
         Error::TooLarge { .. } => Failure::Settings(error.to_string()),
         ref full if full.is_for_room() => Failure::Storage(format!(
-            "the disk under {dir} is full: {error}. A start writes a segment that the largest request \
-             fits into, of {FIRST_SEGMENT_BYTES_MIN} bytes or more: make room for it and start again; \
-             nothing is lost"
+            "the disk under {dir} is full: {error}. Make room, and try again"
         )),
         Error::Unreadable { ref source, .. } | Error::Io { ref source, .. } => {
             let said = if data_dir::is_no_file(source) {
